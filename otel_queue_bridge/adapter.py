@@ -1,0 +1,180 @@
+"""The contract between the core and one queue library: plain data and protocols.
+
+An adapter says *where* its library has to be patched (`Hook`), *how to read* a task
+(`Task`) and *what a run meant* (`Outcome`). Spans, metrics, context and errors belong to
+the core, which reaches the adapter as a `Recorder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, Protocol
+
+from opentelemetry.util.types import AttributeValue
+
+Status = Literal["success", "failure", "retry", "cancelled", "rejected", "ignored"]
+"""What became of an attempt; the values of `task.status`."""
+
+
+@dataclass(slots=True)
+class Task:
+    """The facts of one unit of work, as far as the caller of the core knows them.
+
+    `carrier` is written for a submit and read for dispatch and execute, where it may be
+    several mappings: the first that holds a trace is taken. Without one, the operation
+    belongs to whatever is current (an eager run).
+    """
+
+    name: str
+    queue: str
+    id: str | None = None
+    carrier: MutableMapping[str, Any] | tuple[object, ...] | None = None
+    attempt: int | None = None
+    """1 is the first; a submit above 1 is a retry."""
+    priority: int | str | None = None
+    eta: float | None = None
+    """When the task is planned to start, in seconds since the epoch."""
+    worker: str | None = None
+    server: tuple[str, int | None] | None = None
+    """Host and port of the broker."""
+    attributes: Mapping[str, AttributeValue] | None = None
+    """What only this library has, under `{system}.*`."""
+    arguments: Callable[[], Mapping[str, object]] | None = None
+    """The task's arguments by name; called only if the user listed some to be captured."""
+
+
+class Outcome(NamedTuple):
+    """What became of an attempt.
+
+    `error` makes the span an error unless it is `expected`; `error_type` names the error
+    where its object never reached this process.
+    """
+
+    status: Status
+    error: BaseException | None = None
+    expected: bool = False
+    error_type: str | None = None
+
+
+SUCCESS = Outcome("success")
+RETRY = Outcome("retry")
+CANCELLED = Outcome("cancelled")
+REJECTED = Outcome("rejected")
+IGNORED = Outcome("ignored")
+
+
+def failed(error: BaseException, *, expected: bool = False) -> Outcome:
+    """The attempt failed for good; `expected` if the user declared the exception (`throws`)."""
+    return Outcome("failure", error, expected)
+
+
+class Call:
+    """One call of a patched function: what came in and, after `yield`, what came out.
+
+    An advice may replace `args` and `kwargs` before it yields and `result` after. The
+    product of a `factory` hook has the factory's own call as `maker`.
+    """
+
+    __slots__ = ("args", "error", "instance", "kwargs", "maker", "result")
+
+    def __init__(
+        self,
+        instance: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        maker: Call | None = None,
+    ) -> None:
+        self.instance = instance
+        self.args = args
+        self.kwargs = kwargs
+        self.maker = maker
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """Return the argument, however it was passed."""
+        return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
+
+
+class Operation(Protocol):
+    """One live submit, dispatch or execute.
+
+    As a context manager it is current while it lasts; it ends exactly once, by `end` or by
+    leaving the `with`.
+    """
+
+    def settle(self, outcome: Outcome) -> None:
+        """Say what the operation came to; the last word counts."""
+
+    def inject(self, carrier: MutableMapping[str, Any]) -> None:
+        """Hand over: write this operation into a carrier, for what runs next on its behalf."""
+
+    def identify(self, task_id: str) -> None:
+        """Name the task where its id is known only after the submit."""
+
+    def abandon(self) -> None:
+        """Leave it to another process to report this operation; here it never ends."""
+
+    def end(self) -> None:
+        """End the operation; a second end does nothing."""
+
+    def __enter__(self) -> Operation: ...
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+class Recorder(Protocol):
+    """What the core offers to the advices of one adapter."""
+
+    def submit(self, task: Task) -> Operation: ...
+    def dispatch(self, task: Task, *, start_time: int | None = None) -> Operation: ...
+    def execute(self, task: Task, *, start_time: int | None = None) -> Operation: ...
+
+    def patch(self, owner: object, attribute: str, advice: Advice) -> None:
+        """Advise one attribute of an object that appeared at run time."""
+
+    def flush(self) -> None:
+        """Export what this process has finished, within `flush_timeout`: it is about to end."""
+
+    def suppressed(self) -> AbstractContextManager[None]:
+        """Record nothing of what the host does inside the `with`."""
+
+
+Advice = Callable[[Call, Recorder], Generator[None, None, None]]
+"""What to do around a call: a generator that yields once, where the original runs.
+
+It sees the call's result or error afterwards and never has to raise or return anything. One
+that returns without a yield has nothing to say about this call.
+"""
+
+
+class Hook(NamedTuple):
+    """A place to patch: `module:Qualified.name`, once that module is imported.
+
+    `aliases` are other places that hold the same function, imported by name. `factory` says
+    that the target returns the function to advise. `find` lists further (owner, attribute)
+    pairs that exist already when the module is patched; the target is then the module alone.
+    """
+
+    target: str
+    advice: Advice
+    aliases: tuple[str, ...] = ()
+    factory: bool = False
+    find: Callable[[ModuleType], Iterable[tuple[object, str]]] | None = None
+
+
+class Adapter(NamedTuple):
+    """One queue library.
+
+    `instruments` are the tested version ranges, as requirement strings. `rivals` are
+    instrumentors (`module:Class`) that record the same and must not run beside us.
+    """
+
+    system: str
+    instruments: tuple[str, ...]
+    hooks: tuple[Hook, ...]
+    rivals: tuple[str, ...] = ()
+    span_names: Mapping[str, str] = {}
+    """Span names under `naming=system` that differ from the rule, by operation."""

@@ -1,0 +1,1 @@
+"""One module per queue library; each ends in an `adapter`, found by its entry point."""

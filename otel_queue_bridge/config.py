@@ -1,0 +1,185 @@
+"""The options, from keywords and from the environment, and where each value came from.
+
+The only reader of the environment. Keywords win over variables, variables over defaults.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from opentelemetry.propagators.textmap import TextMapPropagator
+    from opentelemetry.trace import Span, TracerProvider
+
+    from otel_queue_bridge.adapter import Task
+
+VARIABLE = "OTEL_PYTHON_QUEUE_BRIDGE_"
+
+
+class ConfigError(ValueError):
+    """An option has a value that is not allowed, or a name that does not exist."""
+
+
+class Option(NamedTuple):
+    """One option that has an environment variable."""
+
+    default: Any
+    read: Callable[[Any], Any]
+    """From a string or a keyword's value to the option's; ValueError where it is not allowed."""
+    allowed: str
+
+
+def _one_of(*names: str) -> Option:
+    def read(value: Any) -> str:
+        if value not in names:
+            raise ValueError
+        return str(value)
+
+    return Option(names[0], read, "allowed are " + ", ".join(names))
+
+
+def _switch(default: bool) -> Option:  # noqa: FBT001 - an option's default, always written out below
+    words = {"true": True, "1": True, "false": False, "0": False}
+
+    def read(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        try:
+            return words[value.strip().lower()]
+        except (AttributeError, KeyError):
+            raise ValueError from None
+
+    return Option(default, read, "allowed are true and false")
+
+
+def _seconds(default: float | None) -> Option:
+    def read(value: Any) -> float | None:
+        if value is None or value == "off":
+            return default
+        if isinstance(value, bool):
+            raise ValueError  # noqa: TRY004 - one error for every bad value
+        seconds = float(value)
+        if not 0 <= seconds < math.inf:
+            raise ValueError
+        return seconds
+
+    return Option(default, read, "allowed is a number of seconds from 0")
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.split(",")
+    names = tuple(name.strip() for name in value if name.strip())
+    if any("," in name for name in names):
+        raise ValueError
+    return names
+
+
+_GLOBS = Option((), _names, "allowed is a list of globs, separated by commas")
+
+
+def _capture(value: Any) -> Mapping[str, frozenset[str]]:
+    if isinstance(value, str):
+        pairs = [part.partition(":")[::2] for part in value.split(";") if part.strip()]
+    else:
+        pairs = list(value.items())
+    capture = {task.strip(): frozenset(_names(arguments)) for task, arguments in pairs}
+    if not all(task and arguments for task, arguments in capture.items()):
+        raise ValueError
+    return MappingProxyType(capture)
+
+
+OPTIONS: Mapping[str, Option] = MappingProxyType(
+    {
+        "queues": Option(None, _names, "allowed is a list of queue libraries"),
+        "naming": _one_of("task", "system", "messaging"),
+        "relation": _one_of("child", "link", "none"),
+        "link_after": _seconds(None),
+        "dispatch_spans": _switch(default=True),
+        "excluded_tasks": _GLOBS,
+        "excluded_queues": _GLOBS,
+        "capture_arguments": Option(
+            MappingProxyType({}), _capture, "allowed is 'task:argument,argument;task2:argument'"
+        ),
+        "exception_messages": _switch(default=True),
+        "flush_timeout": _seconds(2.0),
+        "conflicts": _one_of("replace", "yield"),
+    }
+)
+
+# `opentelemetry-instrument` makes a command-line flag of every name here that begins with OTEL_.
+globals().update({VARIABLE + name.upper(): VARIABLE + name.upper() for name in OPTIONS})
+
+_KEYWORD_ONLY = ("propagator", "tracer_provider", "submit_hook", "execute_hook")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every option, valid; see the README for what each means. Times are in seconds."""
+
+    queues: tuple[str, ...] | None = None
+    naming: Literal["task", "system", "messaging"] = "task"
+    relation: Literal["child", "link", "none"] = "child"
+    link_after: float | None = None
+    dispatch_spans: bool = True
+    excluded_tasks: tuple[str, ...] = ()
+    excluded_queues: tuple[str, ...] = ()
+    capture_arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    exception_messages: bool = True
+    flush_timeout: float = 2.0
+    conflicts: Literal["replace", "yield"] = "replace"
+    propagator: TextMapPropagator | None = None
+    tracer_provider: TracerProvider | None = None
+    submit_hook: Callable[[Span, Task], None] | None = None
+    execute_hook: Callable[[Span, Task], None] | None = None
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where each value that is not a default came from: a variable's name or `instrument()`."""
+
+
+def load(
+    keywords: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> Config:
+    """Read the options; ConfigError names what is wrong, where, and what is allowed."""
+    keywords = keywords or {}
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for variable in sorted(environment):
+        if not variable.startswith(VARIABLE):
+            continue
+        name = variable.removeprefix(VARIABLE).lower()
+        if name not in OPTIONS or variable != VARIABLE + name.upper():
+            raise ConfigError(_unknown(variable, [VARIABLE + known.upper() for known in OPTIONS]))
+        if environment[variable].strip():  # OpenTelemetry takes an empty variable for an unset one
+            values[name] = _read(name, environment[variable], variable)
+            origin[name] = variable
+    for name, value in keywords.items():
+        if name in OPTIONS:
+            values[name] = _read(name, value, f"instrument({name}=...)")
+        elif name in _KEYWORD_ONLY:
+            values[name] = value
+        else:
+            raise ConfigError(
+                _unknown(f"instrument({name}=...)", [*OPTIONS, *_KEYWORD_ONLY], name)
+            )
+        origin[name] = "instrument()"
+    return Config(**values, origin=MappingProxyType(origin))
+
+
+def _read(name: str, value: Any, place: str) -> Any:
+    option = OPTIONS[name]
+    try:
+        return option.read(value)
+    except (ValueError, TypeError, AttributeError):
+        message = f"{place} is {value!r}: {option.allowed}"
+        raise ConfigError(message) from None
+
+
+def _unknown(place: str, known: list[str], name: str | None = None) -> str:
+    near = get_close_matches(name or place, known, n=1)
+    return f"{place} does not exist" + (f"; did you mean {near[0]}?" if near else "")

@@ -1,0 +1,290 @@
+"""One live submit, dispatch or execute; everything it opens, it closes."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import traceback
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode
+
+from otel_queue_bridge import semconv
+from otel_queue_bridge.propagation import Origin, Propagation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, MutableMapping
+    from contextvars import Token
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from otel_queue_bridge.adapter import Outcome, Task
+    from otel_queue_bridge.config import Config
+    from otel_queue_bridge.semconv import Step
+
+_logger = logging.getLogger("otel_queue_bridge")
+
+_VERSION = version("otel-queue-bridge")
+
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+
+_CACHED_TASKS = 1000
+"""Attribute sets kept; task names from outside may be endless."""
+
+
+class Operation:
+    """One live submit, dispatch or execute.
+
+    As a context manager it is current while it lasts. It ends once, whoever ends it.
+    """
+
+    __slots__ = ("_ended", "_operations", "_outcome", "_span", "_step", "_token", "context", "task")
+
+    def __init__(
+        self, operations: Operations, step: Step, task: Task, span: Span, context: Context
+    ) -> None:
+        self.task = task
+        self.context = context
+        self._operations = operations
+        self._step = step
+        self._span = span
+        self._token: Token[Context] | None = None
+        self._outcome: Outcome | None = None
+        self._ended = False
+
+    def settle(self, outcome: Outcome) -> None:
+        """Say what the operation came to; the last word counts."""
+        self._outcome = outcome
+
+    def identify(self, task_id: str) -> None:
+        """Name the task where its id is known only after the submit."""
+        self.task.id = task_id
+        self._span.set_attribute(semconv.MESSAGING_MESSAGE_ID, task_id)
+
+    def inject(self, carrier: MutableMapping[str, Any]) -> None:
+        """Hand over: what runs next on behalf of this operation becomes its child."""
+        if self._span is not INVALID_SPAN:
+            self._operations.propagation.hand_over(carrier, self.context)
+
+    def abandon(self) -> None:
+        """Leave it to another process to report this operation; here it never ends."""
+        self._ended = True
+
+    def end(self) -> None:
+        """End the operation; a second end does nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            if self._outcome is not None and self._span.is_recording():
+                self._operations.describe(self._span, self._step, self._outcome)
+        finally:
+            self._span.end()
+
+    def __enter__(self) -> Operation:
+        self._token = otel_context.attach(self.context)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self.end()
+        finally:
+            if self._token is not None:
+                otel_context.detach(self._token)
+
+
+class Operations:
+    """Opens the operations of one queue library, as one configuration wants them."""
+
+    def __init__(self, system: str, config: Config, span_names: Mapping[str, str]) -> None:
+        self.config = config
+        self.propagation = Propagation(config)
+        self._system = system
+        self._span_names = span_names
+        self._tracer: Tracer | None = None
+        self._hooks = {semconv.SUBMIT: config.submit_hook, semconv.EXECUTE: config.execute_hook}
+        self._failed_hooks: list[Callable[[Span, Task], None]] = []
+        self._status = semconv.status_attribute(config.naming)
+        self._fixed: dict[tuple[Step, str, str], tuple[str, dict[str, AttributeValue], bool]] = {}
+
+    def active(self) -> bool:
+        """Tell whether there is anything to do: an SDK, and no suppression in this context."""
+        if self._tracer is None:
+            provider = self.config.tracer_provider or trace.get_tracer_provider()
+            if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+                return False  # not yet: the SDK may be set up after instrument()
+            self._tracer = provider.get_tracer(
+                "otel_queue_bridge", _VERSION, semconv.SCHEMA_URL
+            )
+        if isinstance(self._tracer, trace.NoOpTracer):
+            return False  # OTEL_SDK_DISABLED
+        return is_instrumentation_enabled()
+
+    def submit(self, task: Task) -> Operation:
+        """Open a submit and write it into the task's carrier."""
+        context = self.propagation.source(task, otel_context.get_current())
+        operation = self._open(semconv.SUBMIT, task, Origin(context), None)
+        if task.carrier is not None and operation._span is not INVALID_SPAN:  # noqa: SLF001
+            self.propagation.submit(task.carrier, operation.context, task.eta)  # type: ignore[arg-type]
+        return operation
+
+    def dispatch(self, task: Task, *, start_time: int | None = None) -> Operation:
+        """Open a dispatch; without dispatch spans, one that leaves the carrier alone."""
+        if not self.config.dispatch_spans:
+            return Operation(
+                self, semconv.DISPATCH, task, INVALID_SPAN, otel_context.get_current()
+            )
+        origin = self.propagation.origin(task, otel_context.get_current())
+        return self._open(semconv.DISPATCH, task, origin, start_time)
+
+    def execute(self, task: Task, *, start_time: int | None = None) -> Operation:
+        """Open an execute, current for the task body."""
+        origin = self.propagation.origin(task, otel_context.get_current())
+        return self._open(semconv.EXECUTE, task, origin, start_time)
+
+    def _open(self, step: Step, task: Task, origin: Origin, start_time: int | None) -> Operation:
+        name, fixed, excluded = self._fixed_for(step, task)
+        if excluded:
+            return Operation(self, step, task, INVALID_SPAN, otel_context.get_current())
+        parent = trace.get_current_span(origin.context).get_span_context()
+        doubtful = parent.is_valid and not parent.trace_flags.sampled
+        attributes = fixed if doubtful else self._attributes(step, task, fixed, origin, start_time)
+        span = self._tracer.start_span(
+            name,
+            origin.context,
+            step.kind,
+            attributes,
+            origin.links,
+            start_time,
+        )
+        if span.is_recording():
+            if doubtful:  # a sampler that does not follow its parent
+                span.set_attributes(self._attributes(step, task, fixed, origin, start_time))
+            hook = self._hooks.get(step)
+            if hook is not None:
+                self._run_hook(hook, span, task)
+        return Operation(self, step, task, span, trace.set_span_in_context(span, origin.context))
+
+    def _run_hook(self, hook: Callable[[Span, Task], None], span: Span, task: Task) -> None:
+        try:
+            hook(span, task)
+        except Exception:
+            if hook not in self._failed_hooks:
+                self._failed_hooks.append(hook)
+                _logger.exception("%r failed; this is logged once", hook)
+
+    def _fixed_for(self, step: Step, task: Task) -> tuple[str, dict[str, AttributeValue], bool]:
+        """Return what is the same for every such task: name, attributes, excluded or not."""
+        key = (step, task.name, task.queue)
+        fixed = self._fixed.get(key)
+        if fixed is None:
+            if len(self._fixed) >= _CACHED_TASKS:
+                self._fixed.clear()
+            fixed = (
+                semconv.span_name(
+                    self.config.naming,
+                    step,
+                    self._system,
+                    task.name,
+                    task.queue,
+                    self._span_names.get(step.name),
+                ),
+                {
+                    semconv.MESSAGING_SYSTEM: self._system,
+                    semconv.MESSAGING_OPERATION_NAME: step.name,
+                    semconv.MESSAGING_OPERATION_TYPE: step.type,
+                    semconv.MESSAGING_DESTINATION_NAME: task.queue,
+                    semconv.TASK_NAME: task.name,
+                },
+                any(fnmatchcase(task.name, glob) for glob in self.config.excluded_tasks)
+                or any(fnmatchcase(task.queue, glob) for glob in self.config.excluded_queues),
+            )
+            self._fixed[key] = fixed
+        return fixed
+
+    def _attributes(
+        self,
+        step: Step,
+        task: Task,
+        fixed: dict[str, AttributeValue],
+        origin: Origin,
+        start_time: int | None,
+    ) -> dict[str, AttributeValue]:
+        attributes = fixed.copy()
+        if task.id is not None:
+            attributes[semconv.MESSAGING_MESSAGE_ID] = task.id
+        if task.attempt is not None:
+            attributes[semconv.TASK_ATTEMPT] = task.attempt
+        if task.priority is not None:
+            attributes[semconv.TASK_PRIORITY] = task.priority
+        if task.worker is not None:
+            attributes[semconv.TASK_WORKER] = task.worker
+        if task.server is not None:
+            host, port = task.server
+            attributes[semconv.SERVER_ADDRESS] = host
+            if port is not None:
+                attributes[semconv.SERVER_PORT] = port
+        if step is semconv.EXECUTE and origin.submitted is not None:
+            started = time.time() if start_time is None else start_time / 1e9
+            attributes[semconv.TASK_WAIT] = max(0.0, started - origin.submitted)
+        if task.attributes:
+            attributes.update(task.attributes)
+        listed = self.config.capture_arguments.get(task.name)
+        if listed and task.arguments is not None:
+            for argument, value in task.arguments().items():
+                if argument in listed:
+                    attributes[semconv.TASK_ARGUMENT + argument] = (
+                        value if isinstance(value, (str, bool, int, float)) else repr(value)
+                    )
+        return attributes
+
+    def describe(self, span: Span, step: Step, outcome: Outcome) -> None:
+        """Write what the operation came to into its span."""
+        if step is not semconv.SUBMIT:
+            span.set_attribute(self._status, outcome.status)
+        error = outcome.error
+        if outcome.expected or (error is None and outcome.error_type is None):
+            return
+        error_type = outcome.error_type or _qualified_name(type(error))
+        span.set_attribute(semconv.ERROR_TYPE, error_type)
+        if error is None or not self.config.exception_messages:
+            span.set_status(Status(StatusCode.ERROR, error_type))
+        else:
+            span.set_status(Status(StatusCode.ERROR, _message(error)))
+        if error is not None:
+            span.add_event("exception", self._event(error, error_type))
+
+    def _event(self, error: BaseException, error_type: str) -> dict[str, AttributeValue]:
+        event: dict[str, AttributeValue] = {semconv.EXCEPTION_TYPE: error_type}
+        if self.config.exception_messages:
+            event[semconv.EXCEPTION_MESSAGE] = _message(error)
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+        else:  # the last lines of a whole one quote the message
+            lines = traceback.format_tb(error.__traceback__)
+        event[semconv.EXCEPTION_STACKTRACE] = _masked("".join(lines))
+        return event
+
+
+def _masked(text: str) -> str:
+    return _CREDENTIALS.sub("***", text)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _masked(str(error))
+    except Exception:  # noqa: BLE001 - the host's exception may be unprintable
+        return ""
+
+
+def _qualified_name(kind: type) -> str:
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,242 @@
+"""Patch a host library from outside: deferred, contained, and undone exactly.
+
+The only place where a failure of ours meets a call of the host. Whatever an advice does
+wrong is logged once for its hook; the call itself goes through untouched.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+import wrapt
+
+from otel_queue_bridge.adapter import Call, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from types import ModuleType
+
+    from otel_queue_bridge.adapter import Advice, Hook
+
+_logger = logging.getLogger("otel_queue_bridge")
+
+
+class _Recorder(Recorder, Protocol):
+    def active(self) -> bool:
+        """Tell whether there is anything to do in this context."""
+
+
+class _Patch:
+    """One attribute of one owner, replaced; `undo` restores what was there."""
+
+    def __init__(self, owner: object, attribute: str, original: object, replacement: object) -> None:
+        self.owner = owner
+        self.attribute = attribute
+        self._original = original
+        self._replacement = replacement
+        self._inherited = attribute not in vars(owner)
+        setattr(owner, attribute, replacement)
+
+    def undo(self) -> None:
+        # Where somebody wrapped us since, theirs stays, and ours below it is switched off.
+        if vars(self.owner).get(self.attribute) is self._replacement:
+            if self._inherited:
+                delattr(self.owner, self.attribute)
+            else:
+                setattr(self.owner, self.attribute, self._original)
+
+
+class Patches:
+    """All that one adapter has patched; `undo` takes every bit of it back."""
+
+    def __init__(self, name: str, recorder: _Recorder) -> None:
+        self._name = name
+        self._recorder = recorder
+        self._patches: list[_Patch] = []
+        self._reported: set[str] = set()
+        self.on = True
+
+    def install(self, hook: Hook) -> None:
+        """Patch the hook's places now if their modules are imported, else when they are."""
+        module, _, path = hook.target.partition(":")
+        self._when_imported(module, lambda imported: self._install(hook, imported, path))
+
+    def patch(self, owner: object, attribute: str, advice: Advice) -> None:
+        """Advise one attribute of an object that appeared at run time; a second time is nothing."""
+        if not self.on or any(
+            patch.owner is owner and patch.attribute == attribute for patch in self._patches
+        ):
+            return
+        where = f"{getattr(owner, '__qualname__', type(owner).__qualname__)}.{attribute}"
+        original = inspect.getattr_static(owner, attribute)
+        replacement: object
+        if isinstance(owner, type) or inspect.ismodule(owner):
+            replacement = wrapt.FunctionWrapper(original, self._around(where, original, advice))
+        else:  # an instance holds a plain function, which would be bound to nothing
+            replacement = self.advised(where, original, advice, Call(owner, (), {}))
+        self._patches.append(_Patch(owner, attribute, original, replacement))
+
+    def undo(self) -> None:
+        """Restore everything, the latest first."""
+        self.on = False
+        while self._patches:
+            self._patches.pop().undo()
+
+    def _when_imported(self, module: str, install: Callable[[ModuleType], None]) -> None:
+        def imported(found: ModuleType) -> None:
+            if not self.on:  # uninstrumented before the library was imported
+                return
+            try:
+                install(found)
+            except Exception as error:  # noqa: BLE001 - a library that moved its parts runs on
+                self._report(module, error)
+
+        if module in sys.modules:
+            imported(sys.modules[module])
+        else:
+            wrapt.register_post_import_hook(imported, module)
+
+    def _install(self, hook: Hook, module: ModuleType, path: str) -> None:
+        if hook.find is not None:
+            for owner, attribute in hook.find(module):
+                self.patch(owner, attribute, hook.advice)
+            return
+        parent, _, attribute = path.rpartition(".")
+        owner: Any = module
+        for name in parent.split(".") if parent else ():
+            owner = getattr(owner, name)
+        original = inspect.getattr_static(owner, attribute)
+        advice = self._factory(hook) if hook.factory else hook.advice
+        around = self._around(hook.target, original, advice, always=hook.factory)
+        replacement = wrapt.FunctionWrapper(original, around)
+        self._patches.append(_Patch(owner, attribute, original, replacement))
+        for alias in hook.aliases:
+            self._alias(alias, original, replacement)
+
+    def _alias(self, alias: str, original: object, replacement: object) -> None:
+        module, _, attribute = alias.partition(":")
+
+        def rebind(found: ModuleType) -> None:
+            # Imported after the patch, the module took the replacement by itself.
+            if getattr(found, attribute) is replacement:
+                setattr(found, attribute, original)
+            if getattr(found, attribute) is original:
+                self._patches.append(_Patch(found, attribute, original, replacement))
+
+        self._when_imported(module, rebind)
+
+    def _factory(self, hook: Hook) -> Advice:
+        def advice(call: Call, _: Recorder) -> Generator[None, None, None]:
+            yield
+            call.result = self.advised(hook.target, call.result, hook.advice, call)
+
+        return advice
+
+    def advised(
+        self, where: str, function: Any, advice: Advice, maker: Call
+    ) -> Callable[..., Any]:
+        """Return a plain function that runs `function` inside the advice."""
+
+        def advised(*args: Any, **kwargs: Any) -> Any:
+            if not self._active():
+                return function(*args, **kwargs)
+            return self._run(
+                where, function, advice, Call(maker.instance, args, kwargs, maker)
+            )
+
+        return advised
+
+    def _around(
+        self, where: str, original: Any, advice: Advice, *, always: bool = False
+    ) -> Callable[..., Any]:
+        """Return the wrapt wrapper: the one place where sync and async part."""
+        if inspect.iscoroutinefunction(inspect.unwrap(original)):
+
+            async def around_async(
+                wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+            ) -> Any:
+                if not (self.on and (always or self._active())):
+                    return await wrapped(*args, **kwargs)
+                return await self._run_async(where, wrapped, advice, Call(instance, args, kwargs))
+
+            return around_async
+
+        def around(
+            wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            if not (self.on and (always or self._active())):
+                return wrapped(*args, **kwargs)
+            return self._run(where, wrapped, advice, Call(instance, args, kwargs))
+
+        return around
+
+    def _active(self) -> bool:
+        return self.on and self._recorder.active()
+
+    def _run(self, where: str, function: Any, advice: Advice, call: Call) -> Any:
+        args, kwargs = call.args, call.kwargs
+        running = self._begin(where, advice, call)
+        if running is None:
+            return function(*args, **kwargs)
+        try:
+            result = call.result = function(*call.args, **call.kwargs)
+        except BaseException as error:
+            call.error = error
+            self._finish(where, running)
+            call.error = None  # else the error's own traceback would keep it alive, and its frames
+            raise
+        return call.result if self._finish(where, running) else result
+
+    async def _run_async(self, where: str, function: Any, advice: Advice, call: Call) -> Any:
+        args, kwargs = call.args, call.kwargs
+        running = self._begin(where, advice, call)
+        if running is None:
+            return await function(*args, **kwargs)
+        try:
+            result = call.result = await function(*call.args, **call.kwargs)
+        except BaseException as error:
+            call.error = error
+            self._finish(where, running)
+            call.error = None  # else the error's own traceback would keep it alive, and its frames
+            raise
+        return call.result if self._finish(where, running) else result
+
+    def _begin(
+        self, where: str, advice: Advice, call: Call
+    ) -> Generator[None, None, None] | None:
+        """Run the advice up to its yield; None if it has nothing to say or failed."""
+        try:
+            running = advice(call, self._recorder)
+            next(running)
+        except StopIteration:
+            return None
+        except Exception as error:  # noqa: BLE001 - containment
+            self._report(where, error)
+            return None
+        return running
+
+    def _finish(self, where: str, running: Generator[None, None, None]) -> bool:
+        """Run the rest of the advice; False if it failed."""
+        try:
+            next(running)
+        except StopIteration:
+            return True
+        except Exception as error:  # noqa: BLE001 - containment
+            self._report(where, error)
+            return False
+        running.close()
+        return True
+
+    def _report(self, where: str, error: Exception) -> None:
+        if where not in self._reported:
+            self._reported.add(where)
+            # The error's text may quote a task's arguments; its type and place do not.
+            _logger.warning(
+                "%s: %s at %s; the call went through without telemetry, and this is logged once",
+                self._name,
+                type(error).__name__,
+                where,
+            )

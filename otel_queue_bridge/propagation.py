@@ -1,0 +1,178 @@
+"""Carry the trace through a queue: inject, and extract to a parent and links.
+
+The propagators are OpenTelemetry's own. Ours are only the two time stamps beside their
+fields, and the mark of a carrier that a dispatch has already taken over.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+from opentelemetry.trace import INVALID_SPAN, Link
+
+if TYPE_CHECKING:
+    from otel_queue_bridge.adapter import Task
+    from otel_queue_bridge.config import Config
+
+SUBMITTED = "otel-submitted"
+"""When the task was handed over, in seconds since the epoch."""
+PLANNED = "otel-planned"
+"""When the task is planned to start, if later; seconds since the epoch."""
+DISPATCHED = "otel-dispatched"
+"""Present once the carrier holds a dispatch instead of the submit."""
+_OWN = frozenset({SUBMITTED, PLANNED, DISPATCHED})
+
+
+class TolerantGetter(Getter[Mapping[Any, Any]]):
+    """Reads carriers that came over a broker: text or bytes, lists of them, or junk."""
+
+    def get(self, carrier: Mapping[Any, Any], key: str) -> list[str] | None:
+        value = carrier.get(key)
+        if value is None:
+            value = carrier.get(key.lower())
+            if value is None:
+                return None
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        return [text for text in map(_text, values) if text is not None] or None
+
+    def keys(self, carrier: Mapping[Any, Any]) -> list[str]:
+        return [key for key in carrier if isinstance(key, str)]
+
+
+_getter = TolerantGetter()
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, str):
+        return value
+    return value.decode("latin-1") if isinstance(value, bytes) else None
+
+
+class Origin:
+    """Where an operation comes from: its context, links, and the times in its carrier."""
+
+    __slots__ = ("context", "links", "submitted")
+
+    def __init__(
+        self, context: Context, links: tuple[Link, ...] = (), submitted: float | None = None
+    ) -> None:
+        self.context = context
+        self.links = links
+        self.submitted = submitted
+        """When the task became due: the later of submit and plan, seconds since the epoch."""
+
+
+class Propagation:
+    """One configured way to write and read carriers."""
+
+    def __init__(self, config: Config) -> None:
+        self._configured = config.propagator
+        self._relation = config.relation
+        self._link_after = math.inf if config.link_after is None else config.link_after
+        self._known: tuple[TextMapPropagator, frozenset[str], frozenset[str]] | None = None
+
+    @property
+    def _propagator(self) -> TextMapPropagator:
+        # The global one is looked up at every use: it may be set after instrument().
+        return self._configured or propagate.get_global_textmap()
+
+    def _fields(self) -> tuple[TextMapPropagator, frozenset[str], frozenset[str]]:
+        """Return the propagator, its fields as it writes them, and all of ours in lower case."""
+        propagator = self._propagator
+        known = self._known
+        if known is None or known[0] is not propagator:
+            fields = frozenset(propagator.fields)
+            known = (propagator, fields, _OWN | {field.lower() for field in fields})
+            self._known = known
+        return known
+
+    def submit(self, carrier: MutableMapping[str, Any], context: Context, eta: float | None) -> None:
+        """Write a submit into the carrier, in place of whatever trace it held before."""
+        propagator, _, lowered = self._fields()
+        for key in [key for key in carrier if isinstance(key, str) and key.lower() in lowered]:
+            del carrier[key]
+        propagator.inject(carrier, context=context)
+        now = time.time()
+        carrier[SUBMITTED] = f"{now:.6f}"
+        if eta is not None and eta > now:
+            carrier[PLANNED] = f"{eta:.6f}"
+
+    def hand_over(self, carrier: MutableMapping[str, Any], context: Context) -> None:
+        """Write a dispatch into the carrier, for the execute that follows it."""
+        propagator, fields, _ = self._fields()
+        for field in fields:
+            carrier.pop(field, None)
+        propagator.inject(carrier, context=context)
+        carrier[DISPATCHED] = "1"
+
+    def source(self, task: Task, current: Context) -> Context:
+        """Return the context of a submit: the caller's, else what the caller left in the carrier."""
+        if not task.carrier or trace.get_current_span(current).get_span_context().is_valid:
+            return current
+        carrier = self._held(task.carrier)
+        return current if carrier is None else self._extract(carrier, current)
+
+    def origin(self, task: Task, current: Context) -> Origin:
+        """Return where a dispatch or execute comes from, as `relation` wants it."""
+        if task.carrier is None:
+            return self._related(current, delay=0.0)
+        carrier = self._held(task.carrier)
+        if carrier is None:
+            return Origin(Context())
+        context = self._extract(carrier, Context())
+        submitted, planned = _time(carrier, SUBMITTED), _time(carrier, PLANNED)
+        due = None if submitted is None else max(submitted, planned or 0.0)
+        if _getter.get(carrier, DISPATCHED):
+            return Origin(context, submitted=due)
+        delay = 0.0 if due is None or submitted is None else due - submitted
+        origin = self._related(context, delay)
+        origin.submitted = due
+        return origin
+
+    def _related(self, context: Context, delay: float) -> Origin:
+        if self._relation == "child" and delay <= self._link_after:
+            return Origin(context)
+        remote = trace.get_current_span(context)
+        # Whatever else came along, baggage first of all, stays readable in the task.
+        context = trace.set_span_in_context(INVALID_SPAN, context)
+        if self._relation == "none" or not remote.get_span_context().is_valid:
+            return Origin(context)
+        return Origin(context, (Link(remote.get_span_context()),))
+
+    def _held(self, carriers: object) -> Mapping[Any, Any] | None:
+        """Return the first carrier that holds something of ours or of the propagator's."""
+        _, exact, lower = self._fields()
+        candidates = carriers if isinstance(carriers, tuple) else (carriers,)
+        mappings = [carrier for carrier in candidates if isinstance(carrier, Mapping)]
+        for carrier in mappings:
+            if SUBMITTED in carrier or any(field in carrier for field in exact):
+                return carrier
+        for carrier in mappings:
+            # Other producers write other cases (Traceparent) or bytes.
+            lowered = {
+                text.lower(): value for key, value in carrier.items() if (text := _text(key))
+            }
+            if not lower.isdisjoint(lowered):
+                return lowered
+        return None
+
+    def _extract(self, carrier: Mapping[Any, Any], context: Context) -> Context:
+        try:
+            return self._propagator.extract(carrier, context=context, getter=_getter)
+        except Exception:  # noqa: BLE001 - whatever a stranger sent or a propagator makes of it
+            return context
+
+
+def _time(carrier: Mapping[Any, Any], key: str) -> float | None:
+    try:
+        value = float((_getter.get(carrier, key) or ("",))[0])
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
