@@ -1,0 +1,65 @@
+"""Start-up of the contract's processes: `python -m tests.contract.processes MODE APP [command]`.
+
+Without a command it is a caller, which submits what it reads from its standard input; with one
+it becomes a worker. Both are instrumented as MODE says; see `otel_queue_bridge.testing.Rig`.
+"""
+
+import importlib
+import json
+import runpy
+import sys
+from types import ModuleType
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import format_trace_id
+
+
+def main(mode: str, app: str, command: list[str]) -> None:
+    module = prepare(mode, app)
+    if command:
+        sys.argv = command
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+        return
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(submit(module, **json.loads(line))), flush=True)
+
+
+def prepare(mode: str, app: str) -> ModuleType:
+    """Import the app, and instrument, break or undo it as the mode says."""
+    if mode in ("early", "undone"):
+        import otel_queue_bridge
+
+        otel_queue_bridge.instrument()
+    if mode == "broken":
+        from otel_queue_bridge import operation
+
+        operation.Operations._open = None  # type: ignore[method-assign,assignment]
+    module = importlib.import_module(app)
+    if mode == "late":
+        import otel_queue_bridge
+
+        otel_queue_bridge.instrument()
+    if mode == "undone":
+        otel_queue_bridge.uninstrument()
+    return module
+
+
+def submit(module: ModuleType, task: str, **options: Any) -> dict[str, str]:
+    """Submit one task inside a span of the caller's own."""
+    tracer = trace.get_tracer("user")
+    answer = {"id": "", "error": ""}
+    with tracer.start_as_current_span("caller") as span:
+        try:
+            answer["id"] = module.submit(task, **options)
+        except Exception as error:
+            answer["error"] = type(error).__name__
+            with tracer.start_as_current_span("after"):
+                pass
+    answer["trace"] = format_trace_id(span.get_span_context().trace_id)
+    return answer
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -1,0 +1,187 @@
+"""Real processes for the contract: callers and workers, one of each per set of options."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from otel_queue_bridge.cli.receiver import Receiver, Span
+from tests.servers import Process, Processes, otel_env, wait_until
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
+PREFIX = "OTEL_PYTHON_QUEUE_BRIDGE_"
+NOWHERE = 1
+"""A port on which nobody listens."""
+
+
+class Library(NamedTuple):
+    """What differs between the queue libraries, as far as starting them goes."""
+
+    system: str
+    app: str
+    command: Sequence[str]
+    ready: str
+    broker: str
+    nowhere: str
+
+
+class Submitted:
+    """A run of `otel_queue_bridge.testing.Run`."""
+
+    def __init__(self, receiver: Receiver, ran: Path, answer: dict[str, str]) -> None:
+        self._receiver = receiver
+        self._ran = ran
+        self._trace = answer["trace"]
+        self.id = answer["id"]
+        self.error = answer["error"]
+
+    @property
+    def executed(self) -> int:
+        return self._ran.read_text().split().count(self.id) if self._ran.exists() else 0
+
+    def spans(self, operation: str = "", *, count: int = 1) -> list[Span]:
+        spans = self._receiver.wait_for(
+            lambda spans: len(self._of(spans, operation)) >= count, timeout=30
+        )
+        return self._of(spans, operation)
+
+    def finished(self) -> None:
+        wait_until(lambda: self.executed, 30, f"{self.id} has run")
+
+    def _of(self, spans: list[Span], operation: str) -> list[Span]:
+        mine = [s for s in spans if self.id and s.attributes.get("messaging.message.id") == self.id]
+        if operation:
+            chosen = [s for s in mine if s.attributes["messaging.operation.name"] == operation]
+        else:
+            traces = {self._trace, *(span.trace_id for span in mine)}
+            chosen = [span for span in spans if span.trace_id in traces]
+        return sorted(chosen, key=lambda span: span.start)
+
+
+class Caller:
+    """A process that submits on demand; it ends with its input, so with us."""
+
+    def __init__(self, command: Sequence[str], env: dict[str, str], log: Path) -> None:
+        outer = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                command,
+                env=outer | env,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                bufsize=1,
+            )
+        self._log = log
+
+    def ask(self, question: dict[str, Any] | None) -> Any:
+        if question is not None:
+            self._process.stdin.write(json.dumps(question) + "\n")
+        answer = self._process.stdout.readline()
+        assert answer, f"the caller ended:\n{self._log.read_text()}"
+        return json.loads(answer)
+
+    def stop(self) -> None:
+        """End its input: it exports what it has and ends."""
+        self._process.stdin.close()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+
+class Fleet:
+    """One queue library with its receiver, broker, and the callers and workers started so far."""
+
+    def __init__(self, library: Library, folder: Path) -> None:
+        self.system = library.system
+        self._library = library
+        self._folder = folder
+        self._processes = Processes(folder)
+        self._callers: dict[object, Caller] = {}
+        self._workers: dict[object, Process] = {}
+        self._ran = folder / "ran"
+        self.receiver = Receiver()
+
+    def __enter__(self) -> "Fleet":
+        self.receiver.__enter__()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for caller in self._callers.values():
+            caller.stop()
+        self._processes.stop()
+        self.receiver.__exit__(None, None, None)
+
+    def task_name(self, task: str) -> str:
+        return task
+
+    def run(
+        self,
+        task: str,
+        *,
+        caller: str = "auto",
+        worker: str = "auto",
+        options: dict[str, str] | None = None,
+        **submit: Any,
+    ) -> Submitted:
+        options = {
+            name if name.startswith("OTEL_") else PREFIX + name.upper(): value
+            for name, value in (options or {}).items()
+        }
+        self._work(worker, options)
+        answer = self._caller(caller, options).ask({"task": task, **submit})
+        return Submitted(self.receiver, self._ran, answer)
+
+    def _work(self, mode: str, options: dict[str, str]) -> None:
+        """Have this worker alone running: whoever runs takes the task."""
+        key = (mode, *options.items())
+        for other in [other for other in self._workers if other != key]:
+            self._workers.pop(other).signal_all(signal.SIGKILL)  # what it ran has been waited for
+        if key not in self._workers:
+            self._workers[key] = self._processes.start(
+                "worker",
+                self._command(mode, self._library.command),
+                env=self._env(mode, "worker", options),
+                ready=self._library.ready,
+                cwd=ROOT,
+            )
+
+    def _caller(self, mode: str, options: dict[str, str]) -> Caller:
+        key = (mode, *options.items())
+        if key not in self._callers:
+            number = len(self._callers)
+            self._callers[key] = Caller(
+                self._command(mode, ()),
+                self._env(mode, "caller", options),
+                self._folder / f"caller-{number}.log",
+            )
+            assert self._callers[key].ask(None) == "ready"
+        return self._callers[key]
+
+    def _command(self, mode: str, command: Sequence[str]) -> list[str]:
+        instrument = [] if mode == "off" else [str(BIN / "opentelemetry-instrument")]
+        if mode == "auto" and command:
+            return [*instrument, str(BIN / command[0]), *command[1:]]
+        mode = "early" if mode == "off" else mode
+        return [
+            *instrument, sys.executable, "-m", "tests.contract.processes",
+            mode, f"tests.contract.apps.{self._library.app}", *command,
+        ]
+
+    def _env(self, mode: str, service: str, options: dict[str, str]) -> dict[str, str]:
+        env = {
+            "CONTRACT_BROKER": self._library.nowhere if mode == "unreachable" else self._library.broker,
+            "CONTRACT_RAN": str(self._ran),
+            "PYTHONPATH": str(ROOT),
+        }
+        if mode in ("early", "late", "undone", "bare"):  # the SDK alone; the rest is in code
+            env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "*"
+        else:
+            env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "celery"
+        return env | otel_env(self.receiver, service) | options
