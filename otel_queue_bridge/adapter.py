@@ -8,12 +8,15 @@ the core, which reaches the adapter as a `Recorder`.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from opentelemetry.util.types import AttributeValue
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from types import ModuleType
+
+    from opentelemetry.util.types import AttributeValue
+    from typing_extensions import Self
 
 Status = Literal["success", "failure", "retry", "cancelled", "rejected", "ignored"]
 """What became of an attempt; the values of `task.status`."""
@@ -67,7 +70,7 @@ IGNORED = Outcome("ignored")
 
 
 def failed(error: BaseException, *, expected: bool = False) -> Outcome:
-    """The attempt failed for good; `expected` if the user declared the exception (`throws`)."""
+    """Return a failure for good; `expected` if the user declared the exception (`throws`)."""
     return Outcome("failure", error, expected)
 
 
@@ -121,7 +124,7 @@ class Operation(Protocol):
     def end(self) -> None:
         """End the operation; a second end does nothing."""
 
-    def __enter__(self) -> Operation: ...
+    def __enter__(self) -> Self: ...
     def __exit__(self, *exc_info: object) -> None: ...
 
 

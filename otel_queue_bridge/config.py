@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import Span, TracerProvider
 
@@ -164,9 +165,7 @@ def load(
         elif name in _KEYWORD_ONLY:
             values[name] = value
         else:
-            raise ConfigError(
-                _unknown(f"instrument({name}=...)", [*OPTIONS, *_KEYWORD_ONLY], name)
-            )
+            raise ConfigError(_unknown(f"instrument({name}=...)", [*OPTIONS, *_KEYWORD_ONLY], name))
         origin[name] = "instrument()"
     return Config(**values, origin=MappingProxyType(origin))
 

@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.dependencies import (
     DependencyConflictError,
     get_dependency_conflicts,
 )
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # its file asks mypy to skip it
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from otel_queue_bridge import lifecycle
@@ -60,7 +60,7 @@ class Bridge(Operations):
         self._patches.undo()
 
 
-class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc] # contrib ships no types
+class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Instruments one queue library; a subclass names it.
 
     Options are those of `instrument()`. Under `opentelemetry-instrument` a bad option is
@@ -150,6 +150,7 @@ def instrument(*queues: str, **options: Any) -> None:
     Raises:
         ConfigError: an option or a queue does not exist, or has a value that is not allowed.
         DependencyConflictError: a library named here is missing or of an untested version.
+
     """
     config = load(options)
     known = adapters()

@@ -19,12 +19,13 @@ from otel_queue_bridge import semconv
 from otel_queue_bridge.propagation import Origin, Propagation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping
     from contextvars import Token
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
     from opentelemetry.util.types import AttributeValue
+    from typing_extensions import Self
 
     from otel_queue_bridge.adapter import Outcome, Task
     from otel_queue_bridge.config import Config
@@ -89,7 +90,7 @@ class Operation:
         finally:
             self._span.end()
 
-    def __enter__(self) -> Operation:
+    def __enter__(self) -> Self:
         self._token = otel_context.attach(self.context)
         return self
 
@@ -121,9 +122,7 @@ class Operations:
             provider = self.config.tracer_provider or trace.get_tracer_provider()
             if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
                 return False  # not yet: the SDK may be set up after instrument()
-            self._tracer = provider.get_tracer(
-                "otel_queue_bridge", _VERSION, semconv.SCHEMA_URL
-            )
+            self._tracer = provider.get_tracer("otel_queue_bridge", _VERSION, semconv.SCHEMA_URL)
         if isinstance(self._tracer, trace.NoOpTracer):
             return False  # OTEL_SDK_DISABLED
         return is_instrumentation_enabled()
@@ -139,9 +138,7 @@ class Operations:
     def dispatch(self, task: Task, *, start_time: int | None = None) -> Operation:
         """Open a dispatch; without dispatch spans, one that leaves the carrier alone."""
         if not self.config.dispatch_spans:
-            return Operation(
-                self, semconv.DISPATCH, task, INVALID_SPAN, otel_context.get_current()
-            )
+            return Operation(self, semconv.DISPATCH, task, INVALID_SPAN, otel_context.get_current())
         origin = self.propagation.origin(task, otel_context.get_current())
         return self._open(semconv.DISPATCH, task, origin, start_time)
 
@@ -157,7 +154,8 @@ class Operations:
         parent = trace.get_current_span(origin.context).get_span_context()
         doubtful = parent.is_valid and not parent.trace_flags.sampled
         attributes = fixed if doubtful else self._attributes(step, task, fixed, origin, start_time)
-        span = self._tracer.start_span(
+        tracer = self._tracer or trace.NoOpTracer()
+        span = tracer.start_span(
             name,
             origin.context,
             step.kind,
@@ -192,10 +190,11 @@ class Operations:
                 semconv.span_name(
                     self.config.naming,
                     step,
-                    self._system,
-                    task.name,
-                    task.queue,
-                    self._span_names.get(step.name),
+                    task=task.name,
+                    queue=task.queue,
+                    system_name=self._span_names.get(
+                        step.name, f"{self._system}.{step.system_name}"
+                    ),
                 ),
                 {
                     semconv.MESSAGING_SYSTEM: self._system,
@@ -219,32 +218,35 @@ class Operations:
         start_time: int | None,
     ) -> dict[str, AttributeValue]:
         attributes = fixed.copy()
-        if task.id is not None:
-            attributes[semconv.MESSAGING_MESSAGE_ID] = task.id
-        if task.attempt is not None:
-            attributes[semconv.TASK_ATTEMPT] = task.attempt
-        if task.priority is not None:
-            attributes[semconv.TASK_PRIORITY] = task.priority
-        if task.worker is not None:
-            attributes[semconv.TASK_WORKER] = task.worker
-        if task.server is not None:
-            host, port = task.server
-            attributes[semconv.SERVER_ADDRESS] = host
-            if port is not None:
-                attributes[semconv.SERVER_PORT] = port
+        host, port = task.server or (None, None)
+        for name, value in (
+            (semconv.MESSAGING_MESSAGE_ID, task.id),
+            (semconv.TASK_ATTEMPT, task.attempt),
+            (semconv.TASK_PRIORITY, task.priority),
+            (semconv.TASK_WORKER, task.worker),
+            (semconv.SERVER_ADDRESS, host),
+            (semconv.SERVER_PORT, port),
+        ):
+            if value is not None:
+                attributes[name] = value
         if step is semconv.EXECUTE and origin.submitted is not None:
             started = time.time() if start_time is None else start_time / 1e9
             attributes[semconv.TASK_WAIT] = max(0.0, started - origin.submitted)
         if task.attributes:
             attributes.update(task.attributes)
-        listed = self.config.capture_arguments.get(task.name)
-        if listed and task.arguments is not None:
-            for argument, value in task.arguments().items():
-                if argument in listed:
-                    attributes[semconv.TASK_ARGUMENT + argument] = (
-                        value if isinstance(value, (str, bool, int, float)) else repr(value)
-                    )
+        if task.name in self.config.capture_arguments and task.arguments is not None:
+            attributes.update(self._captured(task.name, task.arguments()))
         return attributes
+
+    def _captured(
+        self, task: str, arguments: Mapping[str, object]
+    ) -> Iterator[tuple[str, AttributeValue]]:
+        for argument in self.config.capture_arguments[task] & arguments.keys():
+            value = arguments[argument]
+            yield (
+                semconv.TASK_ARGUMENT + argument,
+                value if isinstance(value, (str, bool, int, float)) else repr(value),
+            )
 
     def describe(self, span: Span, step: Step, outcome: Outcome) -> None:
         """Write what the operation came to into its span."""

@@ -32,7 +32,9 @@ class _Recorder(Recorder, Protocol):
 class _Patch:
     """One attribute of one owner, replaced; `undo` restores what was there."""
 
-    def __init__(self, owner: object, attribute: str, original: object, replacement: object) -> None:
+    def __init__(
+        self, owner: object, attribute: str, original: object, replacement: object
+    ) -> None:
         self.owner = owner
         self.attribute = attribute
         self._original = original
@@ -105,14 +107,14 @@ class Patches:
                 self.patch(owner, attribute, hook.advice)
             return
         parent, _, attribute = path.rpartition(".")
-        owner: Any = module
+        holder: Any = module
         for name in parent.split(".") if parent else ():
-            owner = getattr(owner, name)
-        original = inspect.getattr_static(owner, attribute)
+            holder = getattr(holder, name)
+        original = inspect.getattr_static(holder, attribute)
         advice = self._factory(hook) if hook.factory else hook.advice
         around = self._around(hook.target, original, advice, always=hook.factory)
         replacement = wrapt.FunctionWrapper(original, around)
-        self._patches.append(_Patch(owner, attribute, original, replacement))
+        self._patches.append(_Patch(holder, attribute, original, replacement))
         for alias in hook.aliases:
             self._alias(alias, original, replacement)
 
@@ -135,17 +137,13 @@ class Patches:
 
         return advice
 
-    def advised(
-        self, where: str, function: Any, advice: Advice, maker: Call
-    ) -> Callable[..., Any]:
+    def advised(self, where: str, function: Any, advice: Advice, maker: Call) -> Callable[..., Any]:
         """Return a plain function that runs `function` inside the advice."""
 
         def advised(*args: Any, **kwargs: Any) -> Any:
             if not self._active():
                 return function(*args, **kwargs)
-            return self._run(
-                where, function, advice, Call(maker.instance, args, kwargs, maker)
-            )
+            return self._run(where, function, advice, Call(maker.instance, args, kwargs, maker))
 
         return advised
 
@@ -204,9 +202,7 @@ class Patches:
             raise
         return call.result if self._finish(where, running) else result
 
-    def _begin(
-        self, where: str, advice: Advice, call: Call
-    ) -> Generator[None, None, None] | None:
+    def _begin(self, where: str, advice: Advice, call: Call) -> Generator[None, None, None] | None:
         """Run the advice up to its yield; None if it has nothing to say or failed."""
         try:
             running = advice(call, self._recorder)

@@ -92,7 +92,9 @@ class Propagation:
             self._known = known
         return known
 
-    def submit(self, carrier: MutableMapping[str, Any], context: Context, eta: float | None) -> None:
+    def submit(
+        self, carrier: MutableMapping[str, Any], context: Context, eta: float | None
+    ) -> None:
         """Write a submit into the carrier, in place of whatever trace it held before."""
         propagator, _, lowered = self._fields()
         for key in [key for key in carrier if isinstance(key, str) and key.lower() in lowered]:
@@ -112,7 +114,7 @@ class Propagation:
         carrier[DISPATCHED] = "1"
 
     def source(self, task: Task, current: Context) -> Context:
-        """Return the context of a submit: the caller's, else what the caller left in the carrier."""
+        """Return a submit's context: the caller's, else what the caller left in the carrier."""
         if not task.carrier or trace.get_current_span(current).get_span_context().is_valid:
             return current
         carrier = self._held(task.carrier)
@@ -175,4 +177,3 @@ def _time(carrier: Mapping[Any, Any], key: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-

@@ -52,12 +52,10 @@ DISPATCH = Step("dispatch", "receive", SpanKind.CLIENT, "worker.dispatch")
 EXECUTE = Step("execute", "process", SpanKind.CONSUMER, "task.execute")
 
 
-def span_name(
-    naming: Naming, step: Step, system: str, task: str, queue: str, override: str | None = None
-) -> str:
-    """Name a span of `step`; `override` is a library's own name under `naming=system`."""
+def span_name(naming: Naming, step: Step, *, task: str, queue: str, system_name: str) -> str:
+    """Name a span of `step`; `system_name` is its name in the articles' vocabulary."""
     if naming == "system":
-        return override or f"{system}.{step.system_name}"
+        return system_name
     return f"{step.name} {queue if naming == 'messaging' else task}"
 
 

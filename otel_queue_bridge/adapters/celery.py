@@ -27,7 +27,7 @@ from otel_queue_bridge.adapter import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping
     from types import ModuleType
 
 _HEADERS_POSITION = 13
@@ -117,7 +117,7 @@ def hand_over(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     # `BasePool.apply_async` knows its request by the callbacks only. It is the last moment
     # before the solo pool runs the task inside this very call.
     request = getattr(call.kwargs.get("accept_callback"), "__self__", None)
-    if hasattr(request, "request_dict"):
+    if request is not None and hasattr(request, "request_dict"):
         operation = recorder.dispatch(_requested(request), start_time=_start_time(request))
         operation.inject(request.request_dict)
         operation.end()
@@ -191,7 +191,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 
 def _outcome(task: Any, call: Call) -> Outcome:
-    error = call.error
+    error: Any = call.error
     state = None
     if error is None:
         info = call.result.info

@@ -170,13 +170,20 @@ class Fleet:
             return [*instrument, str(BIN / command[0]), *command[1:]]
         mode = "early" if mode == "off" else mode
         return [
-            *instrument, sys.executable, "-m", "tests.contract.processes",
-            mode, f"tests.contract.apps.{self._library.app}", *command,
+            *instrument,
+            sys.executable,
+            "-m",
+            "tests.contract.processes",
+            mode,
+            f"tests.contract.apps.{self._library.app}",
+            *command,
         ]
 
     def _env(self, mode: str, service: str, options: dict[str, str]) -> dict[str, str]:
         env = {
-            "CONTRACT_BROKER": self._library.nowhere if mode == "unreachable" else self._library.broker,
+            "CONTRACT_BROKER": self._library.nowhere
+            if mode == "unreachable"
+            else self._library.broker,
             "CONTRACT_RAN": str(self._ran),
             "PYTHONPATH": str(ROOT),
         }

@@ -1,7 +1,6 @@
 """The contract, on Celery with the prefork pool."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -9,11 +8,24 @@ from otel_queue_bridge.testing import AdapterContract
 from tests.contract.rig import NOWHERE, Fleet, Library
 from tests.servers import RabbitMQ, Valkey
 
-COMMAND = "celery -A tests.contract.apps.celery_app worker -l info -P prefork -c 2".split()
+COMMAND = [
+    "celery",
+    "-A",
+    "tests.contract.apps.celery_app",
+    "worker",
+    "-l",
+    "info",
+    "-P",
+    "prefork",
+    "-c",
+    "2",
+]
 
 
 @pytest.fixture(scope="class", params=["valkey", "rabbitmq"])
-def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def rig(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
     server: Valkey | RabbitMQ = request.getfixturevalue(request.param)
     scheme = server.url.partition("://")[0]
     library = Library(

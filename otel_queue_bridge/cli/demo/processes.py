@@ -1,0 +1,142 @@
+"""The processes of the demo: started together, ready on their own word, gone without a trace."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+from otel_queue_bridge.cli import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+_LAUNCH = Path(__file__).with_name("launch.py")
+_TAIL = 15
+"""Lines of output shown of a process that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """What one process of the demo is and how it tells that it is ready."""
+
+    name: str
+    """Its service name, too."""
+    module: str
+    """What `python -m` is to run."""
+    arguments: tuple[str, ...]
+    ready: str
+    """Regular expression for the line of output that says so; group 1, if any, is its address."""
+    instrumented: bool = True
+    """Run under `opentelemetry-instrument`."""
+
+    @property
+    def shown(self) -> str:
+        """The command as a user would type it."""
+        prefix = ["opentelemetry-instrument"] if self.instrumented else []
+        return " ".join([*prefix, self.module, *self.arguments])
+
+
+class Process:
+    """One running participant; whatever ends its `with` block ends all that it started."""
+
+    def __init__(
+        self, participant: Participant, environment: Mapping[str, str], folder: str
+    ) -> None:
+        self.participant = participant
+        self.address = ""
+        self._environment = environment
+        self._folder = folder
+        self._news = threading.Condition()
+        self._ready = False
+        self._ended = False
+        self._output: deque[str] = deque(maxlen=_TAIL)
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", self.participant.module, *self.participant.arguments]
+        if self.participant.instrumented:
+            # What the script opentelemetry-instrument does, wherever it may be installed.
+            run = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
+            command = [sys.executable, "-c", run, *command]
+        self._process = subprocess.Popen(  # noqa: S603 - the commands are ours
+            [sys.executable, "-I", "-S", str(_LAUNCH), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**self._environment, "OTEL_SERVICE_NAME": self.participant.name},
+            cwd=self._folder,
+            start_new_session=True,
+        )
+        self._lifeline = cast("IO[str]", self._process.stdin)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process.stdout,), daemon=True
+        )
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lifeline.close()
+        self._process.wait()
+        # Output ends when the last process of the group that could write is gone.
+        self._reader.join(timeout=5)
+
+    def _read(self, output: IO[str]) -> None:
+        with output:
+            for line in output:
+                with self._news:
+                    self._output.append(line.rstrip())
+                    if not self._ready and (found := re.search(self.participant.ready, line)):
+                        self._ready = True
+                        self.address = found[1] if found.lastindex else ""
+                        self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    @property
+    def ended(self) -> bool:
+        with self._news:
+            return self._ended
+
+    def tail(self) -> str:
+        """Give the last lines that the process wrote."""
+        with self._news:
+            return "\n".join([f"--- {self.participant.name}", *self._output])
+
+    def wait_until_ready(self, timeout: float) -> None:
+        """Wait for the ready line; `CommandError` if the process ends or `timeout` seconds pass."""
+        with self._news:
+            self._news.wait_for(lambda: self._ready or self._ended, timeout)
+            if self._ended:
+                raise CommandError(f"{self.participant.name} ended instead of becoming ready")
+            if not self._ready:
+                raise CommandError(f"{self.participant.name} was not ready within {timeout:g} s")
+
+
+def clean_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Take over the user's environment without what would configure our processes, plus `own`."""
+    foreign = ("OTEL_", "CELERY_", "UVICORN_", "FASTWORKER_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return {
+        **inherited,
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        **own,
+    }

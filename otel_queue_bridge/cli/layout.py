@@ -1,0 +1,99 @@
+"""Where each span of a trace is drawn: what the terminal and the page have in common."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_queue_bridge import semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_queue_bridge.cli.receiver import Span
+
+_UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One span below its parent; `guide` is the branch that leads to it, `├─ ` and the like."""
+
+    span: Span
+    depth: int
+    guide: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The time, in nanoseconds since the epoch, that all rows share."""
+
+    begin: int
+    end: int
+
+    @classmethod
+    def of(cls, spans: Sequence[Span]) -> Axis:
+        begin = min((span.start for span in spans), default=0)
+        return cls(begin, max((span.end for span in spans), default=begin))
+
+    @property
+    def length(self) -> int:
+        return max(self.end - self.begin, 1)
+
+    def position(self, time: float) -> float:
+        """Place a time between 0 (begin) and 1 (end)."""
+        return min(max((time - self.begin) / self.length, 0.0), 1.0)
+
+
+def rows(spans: Sequence[Span]) -> list[Row]:
+    """Order spans as a tree, children by start; a span whose parent is absent is a root."""
+    known = {(span.trace_id, span.span_id) for span in spans}
+    children: dict[tuple[str, str], list[Span]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: span.start):
+        parent = (span.trace_id, span.parent_id)
+        children[parent if parent in known else ("", "")].append(span)
+
+    placed: list[Row] = []
+    # A stack, not recursion: traces can be deeper than Python's stack. The last field is what
+    # stands left of a row's own children.
+    waiting = [(Row(span, 0, ""), "") for span in reversed(children.pop(("", ""), []))]
+    while waiting or children:
+        if not waiting:  # what is left are circles of spans that name each other as parent
+            waiting = [(Row(span, 0, ""), "") for span in children.pop(next(iter(children)))]
+        row, indent = waiting.pop()
+        placed.append(row)
+        below = children.pop((row.span.trace_id, row.span.span_id), [])
+        for span in reversed(below):
+            branch, trunk = ("└─ ", "   ") if span is below[-1] else ("├─ ", "│  ")
+            waiting.append((Row(span, row.depth + 1, indent + branch), indent + trunk))
+    return placed
+
+
+def services(spans: Sequence[Span]) -> list[str]:
+    """List the services in the order in which they joined."""
+    return list(dict.fromkeys(span.service for span in sorted(spans, key=lambda span: span.start)))
+
+
+def waited(span: Span) -> float:
+    """Nanoseconds a task was in the queue before this attempt; 0 where the span does not say."""
+    seconds = span.attributes.get(semconv.TASK_WAIT)
+    return seconds * 1e9 if isinstance(seconds, int | float) else 0.0
+
+
+def remarks(span: Span) -> list[str]:
+    """Tell what a reader should not have to look for."""
+    found = []
+    if wait := waited(span):
+        found.append(f"waited {duration(wait)}")
+    if span.status == "ERROR":
+        found.append(f"ERROR {span.attributes.get('error.type', '')}".rstrip())
+    return found
+
+
+def duration(nanoseconds: float) -> str:
+    """Write a duration with three significant digits."""
+    if not nanoseconds:
+        return "0"
+    unit, size = next((unit for unit in _UNITS if nanoseconds >= unit[1]), _UNITS[-1])
+    return f"{float(f'{max(nanoseconds, 0) / size:.3g}'):g} {unit}"
