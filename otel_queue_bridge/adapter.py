@@ -74,6 +74,14 @@ def failed(error: BaseException, *, expected: bool = False) -> Outcome:
     return Outcome("failure", error, expected)
 
 
+class Reading(NamedTuple):
+    """What a gauge shows: the number of workers, or the depth of a queue."""
+
+    value: int
+    queue: str | None = None
+    priority: str | None = None
+
+
 class Call:
     """One call of a patched function: what came in and, after `yield`, what came out.
 
@@ -133,10 +141,29 @@ class Recorder(Protocol):
 
     def submit(self, task: Task) -> Operation: ...
     def dispatch(self, task: Task, *, start_time: int | None = None) -> Operation: ...
-    def execute(self, task: Task, *, start_time: int | None = None) -> Operation: ...
+
+    def execute(
+        self, task: Task, *, start_time: int | None = None, measured: bool = False
+    ) -> Operation:
+        """Open an execute; `measured` if its end is to be counted by this process."""
+
+    def attempted(self, task: Task, outcome: Outcome, *, started: float, duration: float) -> None:
+        """Count the end of an attempt that ran elsewhere; seconds, `started` since the epoch."""
+
+    def watch_workers(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
+        """Read the workers of this process at each export; the function returned ends that."""
+
+    def watch_depth(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
+        """Likewise the queues; a read that hangs or raises gives no reading and one warning."""
+
+    def relay(self) -> Callable[[], None]:
+        """Record here what children forked from now on have to count, until the call returned."""
 
     def patch(self, owner: object, attribute: str, advice: Advice) -> None:
         """Advise one attribute of an object that appeared at run time."""
+
+    def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
+        """Return a function that runs this one inside the advice."""
 
     def flush(self) -> None:
         """Export what this process has finished, within `flush_timeout`: it is about to end."""

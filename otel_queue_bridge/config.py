@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import Span, TracerProvider
 
@@ -73,6 +74,18 @@ def _seconds(default: float | None) -> Option:
     return Option(default, read, "allowed is a number of seconds from 0")
 
 
+def _count(default: int) -> Option:
+    def read(value: Any) -> int:
+        if isinstance(value, (bool, float)):
+            raise ValueError  # noqa: TRY004 - one error for every bad value
+        count = int(value)
+        if count < 1:
+            raise ValueError
+        return count
+
+    return Option(default, read, "allowed is a number from 1")
+
+
 def _names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.split(",")
@@ -103,12 +116,15 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "relation": _one_of("child", "link", "none"),
         "link_after": _seconds(None),
         "dispatch_spans": _switch(default=True),
+        "metrics": _switch(default=True),
+        "queue_depth": _switch(default=True),
         "excluded_tasks": _GLOBS,
         "excluded_queues": _GLOBS,
         "capture_arguments": Option(
             MappingProxyType({}), _capture, "allowed is 'task:argument,argument;task2:argument'"
         ),
         "exception_messages": _switch(default=True),
+        "max_task_names": _count(200),
         "flush_timeout": _seconds(2.0),
         "conflicts": _one_of("replace", "yield"),
     }
@@ -117,7 +133,14 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
 # `opentelemetry-instrument` makes a command-line flag of every name here that begins with OTEL_.
 globals().update({VARIABLE + name.upper(): VARIABLE + name.upper() for name in OPTIONS})
 
-_KEYWORD_ONLY = ("propagator", "tracer_provider", "submit_hook", "execute_hook")
+_KEYWORD_ONLY = {
+    "propagator": "inject",
+    "tracer_provider": "get_tracer",
+    "meter_provider": "get_meter",
+    "submit_hook": "__call__",
+    "execute_hook": "__call__",
+}
+"""Each with a method that its value must have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,14 +152,18 @@ class Config:
     relation: Literal["child", "link", "none"] = "child"
     link_after: float | None = None
     dispatch_spans: bool = True
+    metrics: bool = True
+    queue_depth: bool = True
     excluded_tasks: tuple[str, ...] = ()
     excluded_queues: tuple[str, ...] = ()
     capture_arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
     exception_messages: bool = True
+    max_task_names: int = 200
     flush_timeout: float = 2.0
     conflicts: Literal["replace", "yield"] = "replace"
     propagator: TextMapPropagator | None = None
     tracer_provider: TracerProvider | None = None
+    meter_provider: MeterProvider | None = None
     submit_hook: Callable[[Span, Task], None] | None = None
     execute_hook: Callable[[Span, Task], None] | None = None
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -155,7 +182,7 @@ def load(
             continue
         name = variable.removeprefix(VARIABLE).lower()
         if name not in OPTIONS or variable != VARIABLE + name.upper():
-            raise ConfigError(_unknown(variable, [VARIABLE + known.upper() for known in OPTIONS]))
+            raise ConfigError(_unknown(variable, name, OPTIONS, VARIABLE))
         if environment[variable].strip():  # OpenTelemetry takes an empty variable for an unset one
             values[name] = _read(name, environment[variable], variable)
             origin[name] = variable
@@ -163,9 +190,14 @@ def load(
         if name in OPTIONS:
             values[name] = _read(name, value, f"instrument({name}=...)")
         elif name in _KEYWORD_ONLY:
+            if value is not None and not callable(getattr(value, _KEYWORD_ONLY[name], None)):
+                raise ConfigError(
+                    f"instrument({name}=...) is a {type(value).__name__}: "
+                    f"it has no {_KEYWORD_ONLY[name]}()"
+                )
             values[name] = value
         else:
-            raise ConfigError(_unknown(f"instrument({name}=...)", [*OPTIONS, *_KEYWORD_ONLY], name))
+            raise ConfigError(_unknown(f"instrument({name}=...)", name, [*OPTIONS, *_KEYWORD_ONLY]))
         origin[name] = "instrument()"
     return Config(**values, origin=MappingProxyType(origin))
 
@@ -174,11 +206,12 @@ def _read(name: str, value: Any, place: str) -> Any:
     option = OPTIONS[name]
     try:
         return option.read(value)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         message = f"{place} is {value!r}: {option.allowed}"
         raise ConfigError(message) from None
 
 
-def _unknown(place: str, known: list[str], name: str | None = None) -> str:
-    near = get_close_matches(name or place, known, n=1)
-    return f"{place} does not exist" + (f"; did you mean {near[0]}?" if near else "")
+def _unknown(place: str, name: str, known: Iterable[str], prefix: str = "") -> str:
+    near = get_close_matches(name, known, n=1)
+    likely = prefix + (near[0].upper() if prefix else near[0]) if near else ""
+    return f"{place} does not exist" + (f"; did you mean {likely}?" if near else "")

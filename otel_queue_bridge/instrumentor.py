@@ -20,16 +20,18 @@ from opentelemetry.instrumentation.dependencies import (
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # its file asks mypy to skip it
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from otel_queue_bridge import lifecycle
+from otel_queue_bridge import lifecycle, metrics, relay, semconv
+from otel_queue_bridge.adapter import Call
 from otel_queue_bridge.config import Config, ConfigError, load
 from otel_queue_bridge.operation import Operations
 from otel_queue_bridge.patching import Patches
+from otel_queue_bridge.relay import Relay
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from otel_queue_bridge.adapter import Adapter, Advice
+    from otel_queue_bridge.adapter import Adapter, Advice, Reading
 
 _logger = logging.getLogger("otel_queue_bridge")
 
@@ -48,9 +50,27 @@ class Bridge(Operations):
     def patch(self, owner: object, attribute: str, advice: Advice) -> None:
         self._patches.patch(owner, attribute, advice)
 
+    def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
+        return self._patches.advised(advice.__qualname__, function, advice, Call(None, (), {}))
+
     def flush(self) -> None:
         provider = self.config.tracer_provider or trace.get_tracer_provider()
         lifecycle.flush(provider, self.config.flush_timeout)
+
+    def watch_workers(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
+        return self.measurements.watch(semconv.WORKERS, read)
+
+    def watch_depth(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
+        if not self.config.queue_depth:
+            return lambda: None
+        return self.measurements.watch(semconv.DEPTH, read)
+
+    def relay(self) -> Callable[[], None]:
+        instruments = self.measurements.instruments
+        if instruments is None:
+            return lambda: None
+        opened = Relay(instruments.record)
+        return lambda: opened.close(self.config.flush_timeout)
 
     def suppressed(self) -> AbstractContextManager[None]:
         return suppress_instrumentation()
@@ -58,6 +78,10 @@ class Bridge(Operations):
     def undo(self) -> None:
         """Restore the library exactly."""
         self._patches.undo()
+
+
+_bridges: dict[str, Bridge] = {}
+"""What is instrumented now, by queue."""
 
 
 class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
@@ -70,11 +94,17 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     queue: ClassVar[str]
     """Name of the library's adapter in the entry-point group."""
 
-    _bridge: Bridge | None = None
-    _yielded: tuple[str, ...] = ()
-
     def instrumentation_dependencies(self) -> Collection[str]:
         return adapter_named(self.queue).instruments
+
+    @property
+    def _is_instrumented_by_opentelemetry(self) -> bool:
+        # One bridge per queue, whichever class asked for it: a stranger may bring his own.
+        return self.queue in _bridges
+
+    @_is_instrumented_by_opentelemetry.setter
+    def _is_instrumented_by_opentelemetry(self, value: bool) -> None:
+        """Ignore what the base class notes; the bridges tell."""
 
     def instrument(self, **kwargs: Any) -> None:
         # The loader has checked the extra `instruments-any` only: one of the libraries is
@@ -96,37 +126,44 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if config.queues is not None and self.queue not in config.queues:
             return
         adapter = adapter_named(self.queue)
-        if config.conflicts == "yield" and any(map(_instrumented, adapter.rivals)):
-            _logger.warning(
-                "%s is left to %s, as conflicts=yield wants it", self.queue, adapter.rivals[0]
-            )
+        rivals = [rival for rival in adapter.rivals if _instrumented(rival)]
+        if rivals and config.conflicts == "yield":
+            _logger.warning("%s is left to %s, as conflicts=yield wants it", self.queue, rivals[0])
             return
-        self._bridge = Bridge(adapter, config)
-        lifecycle.follow_forks()
-        self.settle()
+        for rival in rivals:  # first of all: else its wrappers would be under ours
+            _replace(rival, self.queue)
+        lifecycle.run_in_children(
+            lifecycle.drop_connections, metrics.start_from_nothing, relay.enter_child
+        )
+        for provider in (config.tracer_provider, config.meter_provider):
+            if provider is not None:
+                lifecycle.exporting.add(provider)
+        _bridges[self.queue] = Bridge(adapter, config)
 
     def _uninstrument(self, **_: Any) -> None:
-        if self._bridge is not None:
-            self._bridge.undo()
-            self._bridge = None
+        _bridges.pop(self.queue).undo()
 
     def settle(self) -> None:
-        """Settle with instrumentors that record the same, whichever came first."""
-        if self._bridge is None:
-            return
-        for rival in filter(_instrumented, adapter_named(self.queue).rivals):
-            if self._bridge.config.conflicts == "replace":
-                _instance(rival).uninstrument()
-                _logger.warning(
-                    "replaced %s, which records the same tasks; "
-                    "conflicts=yield keeps it and leaves %s to it",
-                    rival,
-                    self.queue,
-                )
+        """Settle with an instrumentor that records the same and was loaded after us."""
+        bridge = _bridges.get(self.queue)
+        for rival in adapter_named(self.queue).rivals if bridge else ():
+            if bridge is None or not _instrumented(rival):
+                continue
+            if bridge.config.conflicts == "replace":
+                _replace(rival, self.queue)
             else:
                 self.uninstrument()
                 _logger.warning("%s is left to %s, as conflicts=yield wants it", self.queue, rival)
                 return
+
+
+def _replace(rival: str, queue: str) -> None:
+    _instance(rival).uninstrument()
+    _logger.warning(
+        "replaced %s, which records the same tasks; conflicts=yield keeps it and leaves %s to it",
+        rival,
+        queue,
+    )
 
 
 class CeleryInstrumentor(QueueInstrumentor):
@@ -161,12 +198,24 @@ def instrument(*queues: str, **options: Any) -> None:
             raise ConfigError(message)
     if queues:
         options["queues"] = queues
-    for queue in named or known:
+    for queue in named:
         conflict = get_dependency_conflicts(adapter_named(queue).instruments)
-        if conflict is None:
-            _instrumentor(queue).instrument(**options)
-        elif named:
+        if conflict is not None:
             raise DependencyConflictError(conflict)
+        _instrumentor(queue).instrument(**options)
+    for queue in () if named else known:
+        with _contained(queue):
+            if get_dependency_conflicts(adapter_named(queue).instruments) is None:
+                _instrumentor(queue).instrument(**options)
+
+
+@contextlib.contextmanager
+def _contained(queue: str) -> Iterator[None]:
+    """Keep what is wrong with one queue, a stranger's above all, from the others."""
+    try:
+        yield
+    except Exception:
+        _logger.exception("%s is not instrumented", queue)
 
 
 def uninstrument(*queues: str) -> None:

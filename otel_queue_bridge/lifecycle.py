@@ -6,9 +6,13 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from opentelemetry import metrics, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _logger = logging.getLogger("otel_queue_bridge")
 
@@ -19,7 +23,10 @@ _inherited: list[object] = []
 """Connection pools of the parent: kept, since closing takes locks that another of its threads
 may have held at the fork."""
 
-_hooked = False
+exporting: WeakSet[Any] = WeakSet()
+"""Providers that were handed to us, beside the global ones."""
+
+_in_children: list[Callable[[], None]] = []
 
 
 def flush(provider: object, timeout: float) -> None:
@@ -30,7 +37,14 @@ def flush(provider: object, timeout: float) -> None:
     force_flush = getattr(provider, "force_flush", None)
     if force_flush is None or timeout <= 0:
         return
-    thread = threading.Thread(target=force_flush, name="otel_queue_bridge.flush", daemon=True)
+
+    def export() -> None:
+        try:
+            force_flush()
+        except Exception as error:  # noqa: BLE001 - a span processor of the user's
+            _logger.warning("%s while exporting the last spans", type(error).__name__)
+
+    thread = threading.Thread(target=export, name="otel_queue_bridge.flush", daemon=True)
     thread.start()
     thread.join(timeout)
     if thread.is_alive():
@@ -41,39 +55,43 @@ def flush(provider: object, timeout: float) -> None:
         )
 
 
-def follow_forks() -> None:
-    """From now on, give every forked child exporters with connections of its own.
+def run_in_children(*actions: Callable[[], None]) -> None:
+    """From now on, run these in every forked child, in this order; each once."""
+    if not _in_children and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)  # cannot be taken back
+    _in_children.extend(action for action in actions if action not in _in_children)
 
-    OpenTelemetry's HTTP exporters keep a socket open; parent and child writing on the same one
-    garble both.
+
+def _after_fork() -> None:
+    for action in _in_children:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001, PERF203 - a fork of the host must not fail
+            _logger.warning("%s in %s after a fork", type(error).__name__, action.__name__)
+
+
+def drop_connections() -> None:
+    """In a forked child: give OpenTelemetry's HTTP exporters connections of their own.
+
+    They keep a socket open; parent and child writing on the same one garble both.
     """
-    global _hooked  # noqa: PLW0603 - register_at_fork cannot be taken back, so once per process
-    if not _hooked and hasattr(os, "register_at_fork"):
-        _hooked = True
-        os.register_at_fork(after_in_child=_drop_connections)
-
-
-def _drop_connections() -> None:
     requests, urllib3 = sys.modules.get("requests"), sys.modules.get("urllib3")
     if urllib3 is None:
         return
-    try:
-        for found in _connections(trace.get_tracer_provider(), metrics.get_meter_provider()):
-            if requests is not None and isinstance(found, requests.Session):
-                for adapter in found.adapters.values():
-                    _inherited.append(adapter.poolmanager)
-                    adapter.init_poolmanager(
-                        adapter._pool_connections,  # noqa: SLF001 - requests 2.x has no other way
-                        adapter._pool_maxsize,  # noqa: SLF001
-                        block=adapter._pool_block,  # noqa: SLF001
-                    )
-            elif isinstance(found, urllib3.PoolManager):
-                _inherited.append(found.pools)
-                found.pools = type(found.pools)(found.pools._maxsize)  # noqa: SLF001
-    except Exception as error:  # noqa: BLE001 - a fork of the host must not fail
-        _logger.warning(
-            "%s while parting the exporters' connections after a fork", type(error).__name__
-        )
+    known = (trace.get_tracer_provider(), metrics.get_meter_provider(), *exporting)
+    for found in _connections(*known):
+        if requests is not None and isinstance(found, requests.Session):
+            for adapter in found.adapters.values():
+                _inherited.extend((adapter.poolmanager, adapter.proxy_manager))
+                adapter.proxy_manager = {}
+                adapter.init_poolmanager(
+                    adapter._pool_connections,  # noqa: SLF001 - requests 2.x has no other way
+                    adapter._pool_maxsize,  # noqa: SLF001
+                    block=adapter._pool_block,  # noqa: SLF001
+                )
+        elif isinstance(found, urllib3.PoolManager):
+            _inherited.append(found.pools)
+            found.pools = type(found.pools)(found.pools._maxsize)  # noqa: SLF001
 
 
 def _connections(*providers: object) -> list[Any]:
@@ -86,10 +104,10 @@ def _connections(*providers: object) -> list[Any]:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        module = type(part).__module__.partition(".")[0]
-        if module in ("requests", "urllib3"):
+        modules = {base.__module__.partition(".")[0] for base in type(part).__mro__}
+        if modules & {"requests", "urllib3"}:
             found.append(part)
-        elif module == "opentelemetry":
+        elif "opentelemetry" in modules:
             slots = (getattr(part, name, None) for name in getattr(type(part), "__slots__", ()))
             waiting.extend(vars(part).values() if hasattr(part, "__dict__") else slots)
         elif isinstance(part, (tuple, list, set, frozenset, dict)):

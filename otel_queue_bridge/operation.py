@@ -16,6 +16,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode
 
 from otel_queue_bridge import semconv
+from otel_queue_bridge.metrics import SCOPE, Measurements
 from otel_queue_bridge.propagation import Origin, Propagation
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _logger = logging.getLogger("otel_queue_bridge")
 
 _VERSION = version("otel-queue-bridge")
 
-_CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+_CREDENTIALS = re.compile(r"(?<=://)[^\s\"'<>]+(?=@)")
 
 _CACHED_TASKS = 1000
 """Attribute sets kept; task names from outside may be endless."""
@@ -47,10 +48,28 @@ class Operation:
     As a context manager it is current while it lasts. It ends once, whoever ends it.
     """
 
-    __slots__ = ("_ended", "_operations", "_outcome", "_span", "_step", "_token", "context", "task")
+    __slots__ = (
+        "_began",
+        "_ended",
+        "_measured",
+        "_operations",
+        "_outcome",
+        "_span",
+        "_step",
+        "_token",
+        "context",
+        "task",
+    )
 
-    def __init__(
-        self, operations: Operations, step: Step, task: Task, span: Span, context: Context
+    def __init__(  # noqa: PLR0913 - made in this module only
+        self,
+        operations: Operations,
+        step: Step,
+        task: Task,
+        span: Span,
+        context: Context,
+        *,
+        measured: bool = True,
     ) -> None:
         self.task = task
         self.context = context
@@ -60,6 +79,8 @@ class Operation:
         self._token: Token[Context] | None = None
         self._outcome: Outcome | None = None
         self._ended = False
+        self._measured = measured
+        self._began = time.time()
 
     def settle(self, outcome: Outcome) -> None:
         """Say what the operation came to; the last word counts."""
@@ -89,6 +110,8 @@ class Operation:
                 self._operations.describe(self._span, self._step, self._outcome)
         finally:
             self._span.end()
+            if self._measured:
+                self._operations.measure(self._step, self.task, self._outcome, self._began)
 
     def __enter__(self) -> Self:
         self._token = otel_context.attach(self.context)
@@ -111,6 +134,7 @@ class Operations:
         self._system = system
         self._span_names = span_names
         self._tracer: Tracer | None = None
+        self.measurements = Measurements(system, config)
         self._hooks = {semconv.SUBMIT: config.submit_hook, semconv.EXECUTE: config.execute_hook}
         self._failed_hooks: list[Callable[[Span, Task], None]] = []
         self._status = semconv.status_attribute(config.naming)
@@ -120,11 +144,13 @@ class Operations:
         """Tell whether there is anything to do: an SDK, and no suppression in this context."""
         if self._tracer is None:
             provider = self.config.tracer_provider or trace.get_tracer_provider()
-            if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
-                return False  # not yet: the SDK may be set up after instrument()
-            self._tracer = provider.get_tracer("otel_queue_bridge", _VERSION, semconv.SCHEMA_URL)
-        if isinstance(self._tracer, trace.NoOpTracer):
-            return False  # OTEL_SDK_DISABLED
+            # The SDK may be set up after instrument().
+            if not isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+                self._tracer = provider.get_tracer(SCOPE, _VERSION, schema_url=semconv.SCHEMA_URL)
+        if (
+            self._tracer is None or isinstance(self._tracer, trace.NoOpTracer)  # OTEL_SDK_DISABLED
+        ) and not self.measurements.active():
+            return False
         return is_instrumentation_enabled()
 
     def submit(self, task: Task) -> Operation:
@@ -142,15 +168,44 @@ class Operations:
         origin = self.propagation.origin(task, otel_context.get_current())
         return self._open(semconv.DISPATCH, task, origin, start_time)
 
-    def execute(self, task: Task, *, start_time: int | None = None) -> Operation:
+    def execute(
+        self, task: Task, *, start_time: int | None = None, measured: bool = False
+    ) -> Operation:
         """Open an execute, current for the task body."""
         origin = self.propagation.origin(task, otel_context.get_current())
-        return self._open(semconv.EXECUTE, task, origin, start_time)
+        return self._open(semconv.EXECUTE, task, origin, start_time, measured=measured)
 
-    def _open(self, step: Step, task: Task, origin: Origin, start_time: int | None) -> Operation:
+    def attempted(self, task: Task, outcome: Outcome, *, started: float, duration: float) -> None:
+        """Count the end of an attempt that ran elsewhere."""
+        due = self.propagation.due(task)
+        wait = None if due is None else max(0.0, started - due)
+        self.measurements.attempted(task, outcome, _error_type(outcome), duration, wait)
+
+    def measure(self, step: Step, task: Task, outcome: Outcome | None, began: float) -> None:
+        """Count the end of an operation of this process."""
+        if step is semconv.DISPATCH:
+            self.measurements.dispatched(task, outcome)
+            return
+        duration = time.time() - began
+        if step is semconv.SUBMIT:
+            error_type = None if outcome is None else _error_type(outcome)
+            self.measurements.submitted(task, error_type, duration)
+        elif outcome is not None:
+            self.attempted(task, outcome, started=began, duration=duration)
+
+    def _open(
+        self,
+        step: Step,
+        task: Task,
+        origin: Origin,
+        start_time: int | None,
+        *,
+        measured: bool = True,
+    ) -> Operation:
         name, fixed, excluded = self._fixed_for(step, task)
         if excluded:
-            return Operation(self, step, task, INVALID_SPAN, otel_context.get_current())
+            context = otel_context.get_current()
+            return Operation(self, step, task, INVALID_SPAN, context, measured=measured)
         parent = trace.get_current_span(origin.context).get_span_context()
         doubtful = parent.is_valid and not parent.trace_flags.sampled
         attributes = fixed if doubtful else self._attributes(step, task, fixed, origin, start_time)
@@ -169,7 +224,8 @@ class Operations:
             hook = self._hooks.get(step)
             if hook is not None:
                 self._run_hook(hook, span, task)
-        return Operation(self, step, task, span, trace.set_span_in_context(span, origin.context))
+        context = trace.set_span_in_context(span, origin.context)
+        return Operation(self, step, task, span, context, measured=measured)
 
     def _run_hook(self, hook: Callable[[Span, Task], None], span: Span, task: Task) -> None:
         try:
@@ -190,8 +246,8 @@ class Operations:
                 semconv.span_name(
                     self.config.naming,
                     step,
-                    task=task.name,
-                    queue=task.queue,
+                    task=_encodable(task.name),
+                    queue=_encodable(task.queue),
                     system_name=self._span_names.get(
                         step.name, f"{self._system}.{step.system_name}"
                     ),
@@ -200,8 +256,8 @@ class Operations:
                     semconv.MESSAGING_SYSTEM: self._system,
                     semconv.MESSAGING_OPERATION_NAME: step.name,
                     semconv.MESSAGING_OPERATION_TYPE: step.type,
-                    semconv.MESSAGING_DESTINATION_NAME: task.queue,
-                    semconv.TASK_NAME: task.name,
+                    semconv.MESSAGING_DESTINATION_NAME: _encodable(task.queue),
+                    semconv.TASK_NAME: _encodable(task.name),
                 },
                 any(fnmatchcase(task.name, glob) for glob in self.config.excluded_tasks)
                 or any(fnmatchcase(task.queue, glob) for glob in self.config.excluded_queues),
@@ -220,7 +276,7 @@ class Operations:
         attributes = fixed.copy()
         host, port = task.server or (None, None)
         for name, value in (
-            (semconv.MESSAGING_MESSAGE_ID, task.id),
+            (semconv.MESSAGING_MESSAGE_ID, task.id and _encodable(task.id)),
             (semconv.TASK_ATTEMPT, task.attempt),
             (semconv.TASK_PRIORITY, task.priority),
             (semconv.TASK_WORKER, task.worker),
@@ -242,20 +298,16 @@ class Operations:
         self, task: str, arguments: Mapping[str, object]
     ) -> Iterator[tuple[str, AttributeValue]]:
         for argument in self.config.capture_arguments[task] & arguments.keys():
-            value = arguments[argument]
-            yield (
-                semconv.TASK_ARGUMENT + argument,
-                value if isinstance(value, (str, bool, int, float)) else repr(value),
-            )
+            yield semconv.TASK_ARGUMENT + argument, _captured_value(arguments[argument])
 
     def describe(self, span: Span, step: Step, outcome: Outcome) -> None:
         """Write what the operation came to into its span."""
         if step is not semconv.SUBMIT:
             span.set_attribute(self._status, outcome.status)
         error = outcome.error
-        if outcome.expected or (error is None and outcome.error_type is None):
+        error_type = _error_type(outcome)
+        if error_type is None:
             return
-        error_type = outcome.error_type or _qualified_name(type(error))
         span.set_attribute(semconv.ERROR_TYPE, error_type)
         if error is None or not self.config.exception_messages:
             span.set_status(Status(StatusCode.ERROR, error_type))
@@ -269,14 +321,29 @@ class Operations:
         if self.config.exception_messages:
             event[semconv.EXCEPTION_MESSAGE] = _message(error)
             lines = traceback.format_exception(type(error), error, error.__traceback__)
-        else:  # the last lines of a whole one quote the message
-            lines = traceback.format_tb(error.__traceback__)
+        else:  # neither the message nor source lines, which may hold it as a literal
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [f'  File "{at.filename}", line {at.lineno}, in {at.name}\n' for at in frames]
         event[semconv.EXCEPTION_STACKTRACE] = _masked("".join(lines))
         return event
 
 
 def _masked(text: str) -> str:
-    return _CREDENTIALS.sub("***", text)
+    return _encodable(_CREDENTIALS.sub("***", text))
+
+
+def _encodable(text: str) -> str:
+    """Replace what is no Unicode: a lone surrogate would cost the whole batch its export."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _captured_value(value: object) -> AttributeValue:
+    if isinstance(value, (bool, int, float)):
+        return value
+    try:
+        return _encodable(value if isinstance(value, str) else repr(value))
+    except Exception as error:  # noqa: BLE001 - the host's object may be unprintable
+        return f"<{type(error).__name__}>"
 
 
 def _message(error: BaseException) -> str:
@@ -286,7 +353,12 @@ def _message(error: BaseException) -> str:
         return ""
 
 
-def _qualified_name(kind: type) -> str:
+def _error_type(outcome: Outcome) -> str | None:
+    if outcome.expected:
+        return None
+    if outcome.error is None:
+        return outcome.error_type
+    kind = type(outcome.error)
     if kind.__module__ == "builtins":
         return kind.__qualname__
     return f"{kind.__module__}.{kind.__qualname__}"

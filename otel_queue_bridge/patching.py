@@ -64,7 +64,9 @@ class Patches:
     def install(self, hook: Hook) -> None:
         """Patch the hook's places now if their modules are imported, else when they are."""
         module, _, path = hook.target.partition(":")
-        self._when_imported(module, lambda imported: self._install(hook, imported, path))
+        self._when_imported(
+            module, hook.target, lambda imported: self._install(hook, imported, path)
+        )
 
     def patch(self, owner: object, attribute: str, advice: Advice) -> None:
         """Advise one attribute of an object that appeared at run time; a second time is nothing."""
@@ -73,12 +75,12 @@ class Patches:
         ):
             return
         where = f"{getattr(owner, '__qualname__', type(owner).__qualname__)}.{attribute}"
-        original = inspect.getattr_static(owner, attribute)
-        replacement: object
+        original: Any
         if isinstance(owner, type) or inspect.ismodule(owner):
-            replacement = wrapt.FunctionWrapper(original, self._around(where, original, advice))
-        else:  # an instance holds a plain function, which would be bound to nothing
-            replacement = self.advised(where, original, advice, Call(owner, (), {}))
+            original, maker = inspect.getattr_static(owner, attribute), None
+        else:  # what stands on an instance is not bound to it when called
+            original, maker = getattr(owner, attribute), Call(owner, (), {})
+        replacement = self._wrapped(where, original, advice, maker=maker)
         self._patches.append(_Patch(owner, attribute, original, replacement))
 
     def undo(self) -> None:
@@ -87,14 +89,16 @@ class Patches:
         while self._patches:
             self._patches.pop().undo()
 
-    def _when_imported(self, module: str, install: Callable[[ModuleType], None]) -> None:
+    def _when_imported(
+        self, module: str, where: str, install: Callable[[ModuleType], None]
+    ) -> None:
         def imported(found: ModuleType) -> None:
             if not self.on:  # uninstrumented before the library was imported
                 return
             try:
                 install(found)
             except Exception as error:  # noqa: BLE001 - a library that moved its parts runs on
-                self._report(module, error)
+                self._report(where, error)
 
         if module in sys.modules:
             imported(sys.modules[module])
@@ -112,8 +116,7 @@ class Patches:
             holder = getattr(holder, name)
         original = inspect.getattr_static(holder, attribute)
         advice = self._factory(hook) if hook.factory else hook.advice
-        around = self._around(hook.target, original, advice, always=hook.factory)
-        replacement = wrapt.FunctionWrapper(original, around)
+        replacement = self._wrapped(hook.target, original, advice, always=hook.factory)
         self._patches.append(_Patch(holder, attribute, original, replacement))
         for alias in hook.aliases:
             self._alias(alias, original, replacement)
@@ -128,7 +131,7 @@ class Patches:
             if getattr(found, attribute) is original:
                 self._patches.append(_Patch(found, attribute, original, replacement))
 
-        self._when_imported(module, rebind)
+        self._when_imported(module, alias, rebind)
 
     def _factory(self, hook: Hook) -> Advice:
         def advice(call: Call, _: Recorder) -> Generator[None, None, None]:
@@ -137,42 +140,51 @@ class Patches:
 
         return advice
 
-    def advised(self, where: str, function: Any, advice: Advice, maker: Call) -> Callable[..., Any]:
-        """Return a plain function that runs `function` inside the advice."""
-
-        def advised(*args: Any, **kwargs: Any) -> Any:
-            if not self._active():
-                return function(*args, **kwargs)
-            return self._run(where, function, advice, Call(maker.instance, args, kwargs, maker))
-
+    def advised(
+        self, where: str, function: Callable[..., Any], advice: Advice, maker: Call
+    ) -> Callable[..., Any]:
+        """Return a function that runs this one inside the advice."""
+        advised: Callable[..., Any] = self._wrapped(where, function, advice, maker=maker)
         return advised
 
-    def _around(
-        self, where: str, original: Any, advice: Advice, *, always: bool = False
-    ) -> Callable[..., Any]:
-        """Return the wrapt wrapper: the one place where sync and async part."""
-        if inspect.iscoroutinefunction(inspect.unwrap(original)):
+    def _wrapped(
+        self,
+        where: str,
+        original: Any,
+        advice: Advice,
+        *,
+        always: bool = False,
+        maker: Call | None = None,
+    ) -> Any:
+        """Wrap a function of either kind: the one place where sync and async part."""
 
-            async def around_async(
-                wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-            ) -> Any:
-                if not (self.on and (always or self._active())):
-                    return await wrapped(*args, **kwargs)
-                return await self._run_async(where, wrapped, advice, Call(instance, args, kwargs))
+        def call_of(instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+            return Call(instance if maker is None else maker.instance, args, kwargs, maker)
 
-            return around_async
+        async def around_async(
+            wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            if not (self.on and (always or self._active(where))):
+                return await wrapped(*args, **kwargs)
+            return await self._run_async(where, wrapped, advice, call_of(instance, args, kwargs))
 
         def around(
             wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
-            if not (self.on and (always or self._active())):
+            if not (self.on and (always or self._active(where))):
                 return wrapped(*args, **kwargs)
-            return self._run(where, wrapped, advice, Call(instance, args, kwargs))
+            return self._run(where, wrapped, advice, call_of(instance, args, kwargs))
 
-        return around
+        function = getattr(original, "__func__", original)
+        is_async = inspect.iscoroutinefunction(function)
+        return wrapt.FunctionWrapper(original, around_async if is_async else around)
 
-    def _active(self) -> bool:
-        return self.on and self._recorder.active()
+    def _active(self, where: str) -> bool:
+        try:
+            return self._recorder.active()
+        except Exception as error:  # noqa: BLE001 - containment
+            self._report(where, error)
+            return False
 
     def _run(self, where: str, function: Any, advice: Advice, call: Call) -> Any:
         args, kwargs = call.args, call.kwargs
@@ -218,12 +230,12 @@ class Patches:
         """Run the rest of the advice; False if it failed."""
         try:
             next(running)
+            running.close()
         except StopIteration:
             return True
         except Exception as error:  # noqa: BLE001 - containment
             self._report(where, error)
             return False
-        running.close()
         return True
 
     def _report(self, where: str, error: Exception) -> None:

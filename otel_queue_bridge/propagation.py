@@ -33,11 +33,12 @@ class TolerantGetter(Getter[Mapping[Any, Any]]):
     """Reads carriers that came over a broker: text or bytes, lists of them, or junk."""
 
     def get(self, carrier: Mapping[Any, Any], key: str) -> list[str] | None:
-        value = carrier.get(key)
-        if value is None:
-            value = carrier.get(key.lower())
-            if value is None:
-                return None
+        for name in (key, key.lower(), key.title()):
+            value = carrier.get(name)
+            if value is not None:
+                break
+        else:
+            return None
         values = value if isinstance(value, (list, tuple)) else (value,)
         return [text for text in map(_text, values) if text is not None] or None
 
@@ -97,8 +98,13 @@ class Propagation:
     ) -> None:
         """Write a submit into the carrier, in place of whatever trace it held before."""
         propagator, _, lowered = self._fields()
-        for key in [key for key in carrier if isinstance(key, str) and key.lower() in lowered]:
-            del carrier[key]
+        written = [key for key in carrier if isinstance(key, str) and key.lower() in lowered]
+        if written:
+            # Some write more than their fields say: Jaeger's have a key for each baggage entry.
+            again: dict[str, str] = {}
+            propagator.inject(again, context=self._extract(carrier, Context()))
+            for key in {*written, *again}:
+                carrier.pop(key, None)
         propagator.inject(carrier, context=context)
         now = time.time()
         carrier[SUBMITTED] = f"{now:.6f}"
@@ -128,14 +134,18 @@ class Propagation:
         if carrier is None:
             return Origin(Context())
         context = self._extract(carrier, Context())
-        submitted, planned = _time(carrier, SUBMITTED), _time(carrier, PLANNED)
-        due = None if submitted is None else max(submitted, planned or 0.0)
+        submitted, due = _times(carrier)
         if _getter.get(carrier, DISPATCHED):
             return Origin(context, submitted=due)
         delay = 0.0 if due is None or submitted is None else due - submitted
         origin = self._related(context, delay)
         origin.submitted = due
         return origin
+
+    def due(self, task: Task) -> float | None:
+        """Return when the task became due, in seconds since the epoch, if its carrier tells."""
+        carrier = None if task.carrier is None else self._held(task.carrier)
+        return None if carrier is None else _times(carrier)[1]
 
     def _related(self, context: Context, delay: float) -> Origin:
         if self._relation == "child" and delay <= self._link_after:
@@ -169,6 +179,12 @@ class Propagation:
             return self._propagator.extract(carrier, context=context, getter=_getter)
         except Exception:  # noqa: BLE001 - whatever a stranger sent or a propagator makes of it
             return context
+
+
+def _times(carrier: Mapping[Any, Any]) -> tuple[float | None, float | None]:
+    """Return when the task was submitted, and when it became due."""
+    submitted = _time(carrier, SUBMITTED)
+    return submitted, None if submitted is None else max(submitted, _time(carrier, PLANNED) or 0.0)
 
 
 def _time(carrier: Mapping[Any, Any], key: str) -> float | None:

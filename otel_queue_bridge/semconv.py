@@ -62,3 +62,72 @@ def span_name(naming: Naming, step: Step, *, task: str, queue: str, system_name:
 def status_attribute(naming: Naming) -> str:
     """Return the attribute that holds the outcome; the articles call it `status`."""
     return "status" if naming == "system" else TASK_STATUS
+
+
+class Metric(NamedTuple):
+    """One metric in the three vocabularies; an empty name: the vocabulary has none for it."""
+
+    task: str
+    system: str
+    messaging: str
+    unit: str
+    description: str
+
+    def name(self, naming: Naming, system: str) -> str:
+        """Return the metric's name, or an empty string."""
+        if naming == "system":
+            return self.system and f"{system}.{self.system}"
+        return self.task if naming == "task" else self.messaging
+
+    def unit_in(self, naming: Naming) -> str:
+        """Return the unit; the conventions count messages where we count tasks."""
+        return "{message}" if naming == "messaging" and self.unit == "{task}" else self.unit
+
+
+SUBMITTED = Metric(
+    "task.submitted",
+    "tasks.submitted",
+    "messaging.client.sent.messages",
+    "{task}",
+    "Tasks handed over to a queue",
+)
+DISPATCHED = Metric(
+    "task.dispatched",
+    "tasks.dispatched",
+    "messaging.client.consumed.messages",
+    "{task}",
+    "Attempts that workers took from a queue",
+)
+COMPLETED = Metric(
+    "task.completed", "tasks.completed", "", "{task}", "Tasks that ended for good, by status"
+)
+RETRIED = Metric("task.retried", "tasks.retried", "", "{task}", "Attempts that will be tried again")
+DURATION = Metric(
+    "task.duration",
+    "tasks.duration",
+    "messaging.process.duration",
+    "s",
+    "Time that an attempt took, by status",
+)
+WAIT = Metric(
+    "task.wait", "tasks.wait", "", "s", "Time in the queue before an attempt, beyond planned delay"
+)
+SUBMIT_DURATION = Metric(
+    "", "", "messaging.client.operation.duration", "s", "Time that a submit took"
+)
+WORKERS = Metric(
+    "task.workers.active",
+    "workers.active",
+    "",
+    "{worker}",
+    "Workers connected and able to run tasks, busy or not",
+)
+DEPTH = Metric(
+    "task.queue.depth", "queue.depth", "", "{task}", "Tasks that wait ready at the broker"
+)
+
+BUCKETS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0),
+)
+"""Of the histograms, in seconds: the conventions', and on to an hour."""

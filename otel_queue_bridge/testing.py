@@ -6,11 +6,12 @@
 
 A `Rig` runs the library for real: a process that submits, a worker, and an OTLP receiver.
 Its tasks are `ok`, `span` (opens the span `inner`), `slow` (takes half a second), `fail` (raises
-`Boom("it failed")`), `retry` (fails once, then succeeds) and `nested` (submits `ok`).
+`BoomError("it failed")`), `retry` (fails once, then succeeds) and `nested` (submits `ok`).
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -84,7 +85,7 @@ class AdapterContract:
         chain = ["caller", f"submit {name}", f"dispatch {name}", f"execute {name}", "inner"]
         assert [span.name for span in spans] == chain
         assert len({span.trace_id for span in spans}) == 1
-        for parent, child in zip(chain, chain[1:], strict=False):
+        for parent, child in pairwise(chain):
             assert by_name[child].parent_id == by_name[parent].span_id
 
     def test_kinds_attributes_and_scope(self, rig: Rig) -> None:
@@ -122,7 +123,7 @@ class AdapterContract:
         assert execute.status == "ERROR"
         assert execute.status_message == "it failed"
         assert execute.attributes["task.status"] == "failure"
-        assert execute.attributes["error.type"].endswith("Boom")
+        assert execute.attributes["error.type"].endswith("BoomError")
         (event,) = execute.events
         assert event.name == "exception"
         assert event.attributes["exception.type"] == execute.attributes["error.type"]

@@ -8,19 +8,21 @@ from __future__ import annotations
 import inspect
 import sys
 import time
+import weakref
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from otel_queue_bridge.adapter import (
     CANCELLED,
     IGNORED,
     REJECTED,
+    RETRY,
     SUCCESS,
     Adapter,
     Call,
     Hook,
     Outcome,
+    Reading,
     Recorder,
     Task,
     failed,
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 _HEADERS_POSITION = 13
 """Of `headers` among the arguments of a task sender."""
 
-_servers: WeakKeyDictionary[Any, tuple[str, int | None] | None] = WeakKeyDictionary()
+_servers: weakref.WeakKeyDictionary[Any, tuple[str, int | None] | None] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 # Submit: `AMQP._create_task_sender` makes the one function behind delay, apply_async,
@@ -117,19 +121,23 @@ def hand_over(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     # `BasePool.apply_async` knows its request by the callbacks only. It is the last moment
     # before the solo pool runs the task inside this very call.
     request = getattr(call.kwargs.get("accept_callback"), "__self__", None)
-    if request is not None and hasattr(request, "request_dict"):
-        operation = recorder.dispatch(_requested(request), start_time=_start_time(request))
-        operation.inject(request.request_dict)
-        operation.end()
-    return
+    if request is None or not hasattr(request, "request_dict"):
+        return
+    task = _requested(request)
+    operation = recorder.dispatch(task, start_time=_start_time(request))
+    operation.inject(request.request_dict)
+    operation.end()
+    attempt = _Attempt(request, task)
+    call.kwargs = call.kwargs | {
+        "callback": recorder.advised(call.kwargs["callback"], attempt.ran),
+        "error_callback": recorder.advised(call.kwargs["error_callback"], attempt.lost),
+    }
     yield
 
 
 def revoke(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     request = call.instance
-    if call.argument(1, "terminated"):
-        _report(recorder, request, CANCELLED)
-    else:
+    if not call.argument(1, "terminated"):  # else it runs, and the pool reports its end
         operation = recorder.dispatch(_requested(request), start_time=_start_time(request))
         operation.settle(CANCELLED)
         operation.end()
@@ -182,7 +190,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     run = _read(task.app, name, call.argument(0, "uuid"), request)
     args, kwargs = call.argument(1, "args"), call.argument(2, "kwargs")
     run.arguments = lambda: _arguments(task, args, kwargs)
-    with recorder.execute(run) as operation:
+    with recorder.execute(run, measured=bool(request.get("is_eager"))) as operation:
         yield
         if isinstance(call.error, SystemExit) and _in_pool_child():
             operation.abandon()  # terminated from outside: the parent knows why, and reports it
@@ -191,43 +199,127 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 
 def _outcome(task: Any, call: Call) -> Outcome:
-    error: Any = call.error
-    state = None
-    if error is None:
-        info = call.result.info
-        if info is None:
-            return SUCCESS
-        state, error = info.state, info.retval
+    if call.error is not None:
+        return _classified(task, call.error)
+    info = call.result.info
+    return SUCCESS if info is None else _classified(task, info.retval)
+
+
+def _classified(task: Any, error: Any) -> Outcome:
     kind = type(error).__name__
-    if state == "RETRY" or (state is None and kind == "Retry"):
-        cause = error.exc if isinstance(getattr(error, "exc", None), BaseException) else None
+    if kind == "Retry":
+        cause = error.exc if isinstance(error.exc, BaseException) else None
         return Outcome("retry", cause, expected=isinstance(cause, task.throws or ()))
-    if state == "IGNORED" or (state is None and kind == "Ignore"):
+    if kind == "Ignore":
         return IGNORED
-    if state == "REJECTED" or (state is None and kind == "Reject"):
-        return REJECTED
+    if kind == "Reject":
+        return RETRY if error.requeue else REJECTED
     return failed(error, expected=isinstance(error, task.throws or ()))
 
 
-def lose(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    """Report what the pool child could not: it was killed, or ended by itself."""
-    error = call.argument(0, "exc_info").exception
-    error = getattr(error, "exc", error)  # billiard's ExceptionWithTraceback
-    if type(error).__name__ in ("TimeLimitExceeded", "WorkerLostError", "SystemExit"):
-        _report(recorder, call.instance, failed(error))
-    return
-    yield
+class _Attempt:
+    """One run in the pool, as the worker's main process hears of it; both ways only once."""
 
+    def __init__(self, request: Any, task: Task) -> None:
+        self._request = request
+        self._task = task
+        self._over = False
 
-def _report(recorder: Recorder, request: Any, outcome: Outcome) -> None:
-    # Hard time limits and terminations come by two callbacks of the same request.
-    if getattr(request, "otel_reported", False):
+    def ran(self, call: Call, recorder: Recorder) -> Generator[None, None, None]:
+        """Count what the child reports: a triple of failed or not, value, and run time."""
+        if not isinstance(call.args[0], tuple):  # a pool without children, left by SystemExit
+            self._count(recorder, failed(_cause(call.args[0])), None)
+            return
+        is_failure, value, runtime = call.args[0]
+        if is_failure and isinstance(_cause(value), SystemExit):
+            return  # billiard 4.3 tells it twice: the loss of the child comes next
+        outcome = _classified(self._request.task, _cause(value)) if is_failure else SUCCESS
+        self._count(recorder, outcome, runtime or None)
         return
-    request.otel_reported = True
-    started = int(request.time_start * 1e9) if request.time_start else None
-    operation = recorder.execute(_requested(request), start_time=started)
-    operation.settle(outcome)
-    operation.end()
+        yield
+
+    def lost(self, call: Call, recorder: Recorder) -> Generator[None, None, None]:
+        """Report what the child could not: it was killed, or ended by itself."""
+        if self._over:
+            return
+        outcome = self._loss(_cause(call.args[0]))
+        started = self._request.time_start
+        operation = recorder.execute(self._task, start_time=int(started * 1e9) if started else None)
+        operation.settle(outcome)
+        operation.end()
+        self._count(recorder, outcome, None)
+        return
+        yield
+
+    def _loss(self, error: Any) -> Outcome:
+        request, task = self._request, self._request.task
+        kind = type(error).__name__
+        if kind == "Terminated":
+            # Cancelled for a lost connection, it is delivered again; else it was revoked.
+            return RETRY if request._already_cancelled else CANCELLED  # noqa: SLF001
+        again = task.acks_late and (
+            (kind == "WorkerLostError" and task.reject_on_worker_lost)
+            or (kind == "TimeLimitExceeded" and not task.acks_on_timeout)
+        )
+        return Outcome("retry", error) if again else _classified(task, error)
+
+    def _count(self, recorder: Recorder, outcome: Outcome, runtime: float | None) -> None:
+        if self._over:
+            return
+        self._over = True
+        now = time.time()
+        started = self._request.time_start or now
+        recorder.attempted(
+            self._task, outcome, started=started, duration=runtime or max(0.0, now - started)
+        )
+
+
+def _cause(info: Any) -> Any:
+    error = info.exception
+    return (
+        getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
+    )
+
+
+def open_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    """Count for the pool's children, who are forked in here, and watch the worker."""
+    pool = call.instance
+    closing = [recorder.relay()]
+    yield
+    app, reference = pool.app, weakref.ref(pool)
+    closing.append(recorder.watch_workers(lambda: _slots(reference())))
+    closing.append(recorder.watch_depth(lambda: _depths(app)))
+    pool.otel_closing = closing
+
+
+def close_pool(call: Call, _: Recorder) -> Generator[None, None, None]:
+    yield
+    for close in getattr(call.instance, "otel_closing", ()):
+        close()
+
+
+def _slots(pool: Any) -> list[Reading]:
+    return [] if pool is None else [Reading(pool.num_processes)]
+
+
+def _depths(app: Any) -> Iterable[Reading]:
+    with app.connection_for_read(transport_options=_impatient(app)) as connection:
+        for name in app.amqp.queues.consume_from:
+            yield Reading(_depth(connection, name), queue=name)
+
+
+def _impatient(app: Any) -> dict[str, Any]:
+    return {**app.conf.broker_transport_options, "max_retries": 0}
+
+
+def _depth(connection: Any, queue: str) -> int:
+    with connection.channel() as channel:
+        if hasattr(channel, "_size"):  # kombu's virtual transports; it sums over priorities
+            return int(channel._size(queue))  # noqa: SLF001
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except connection.channel_errors:
+            return 0  # no such queue, or not yet
 
 
 def flush(_: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -315,7 +407,9 @@ adapter = Adapter(
             factory=True,
             aliases=("celery.worker.consumer.consumer:build_tracer",),
         ),
-        Hook("celery.worker.request:Request.on_failure", lose),
+        Hook("celery.concurrency.base:BasePool.start", open_pool),
+        Hook("celery.concurrency.base:BasePool.stop", close_pool),
+        Hook("celery.concurrency.base:BasePool.terminate", close_pool),
         Hook("billiard.pool:Worker.workloop", flush),
     ),
 )

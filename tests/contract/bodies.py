@@ -10,7 +10,7 @@ from opentelemetry import trace
 _tracer = trace.get_tracer("user")
 
 
-class Boom(Exception):
+class BoomError(Exception):
     """What a failing task raises."""
 
 
@@ -26,7 +26,7 @@ def span() -> None:
 
 
 def fail() -> None:
-    raise Boom("it failed")
+    raise BoomError("it failed")
 
 
 def slow() -> None:

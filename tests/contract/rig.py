@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from typing_extensions import Self
+
 from otel_queue_bridge.cli.receiver import Receiver, Span
 from tests.servers import Process, Processes, otel_env, wait_until
 
@@ -108,14 +110,14 @@ class Fleet:
         self._ran = folder / "ran"
         self.receiver = Receiver()
 
-    def __enter__(self) -> "Fleet":
+    def __enter__(self) -> Self:
         self.receiver.__enter__()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         for caller in self._callers.values():
             caller.stop()
-        self._processes.stop()
+        self._processes.stop(grace=0)
         self.receiver.__exit__(None, None, None)
 
     def task_name(self, task: str) -> str:

@@ -1,0 +1,60 @@
+"""Fixtures for all tests; nothing is started before a test asks for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers import Processes, RabbitMQ, Valkey
+
+if TYPE_CHECKING:
+    from otel_queue_bridge.cli.receiver import Receiver
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """What lives as long as the whole run."""
+    processes = Processes(tmp_path_factory.mktemp("servers"))
+    yield processes
+    processes.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey(servers: Processes, tmp_path_factory: pytest.TempPathFactory) -> Valkey:
+    return Valkey(servers, tmp_path_factory.mktemp("valkey"))
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    """The URL of an empty Redis."""
+    with valkey.client() as client:
+        client.flushall()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(servers: Processes, tmp_path_factory: pytest.TempPathFactory) -> RabbitMQ:
+    return RabbitMQ(servers, tmp_path_factory.mktemp("rabbitmq"))
+
+
+@pytest.fixture
+def amqp_url(rabbitmq: RabbitMQ) -> str:
+    """The URL of an empty virtual host."""
+    return rabbitmq.vhost()
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """What a test starts, and what ends with it, at once."""
+    processes = Processes(tmp_path)
+    yield processes
+    processes.stop(grace=0)
+
+
+@pytest.fixture
+def receiver() -> Iterator["Receiver"]:
+    from otel_queue_bridge.cli.receiver import Receiver
+
+    with Receiver() as receiver:
+        yield receiver

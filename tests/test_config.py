@@ -1,0 +1,179 @@
+"""Options: every name, value and place; what is wrong is said so that it can be put right."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.trace import NoOpTracerProvider
+
+from otel_queue_bridge import config
+from otel_queue_bridge.config import OPTIONS, Config, ConfigError, load
+
+PREFIX = "OTEL_PYTHON_QUEUE_BRIDGE_"
+
+# option: default, a variable's text, what it means, the same as a keyword, bad values, allowed
+EXAMPLES = {
+    "queues": (None, "celery, rq", ("celery", "rq"), ["celery", "rq"], [], "queue libraries"),
+    "naming": ("task", "system", "system", "system", ["System!", "tasks"], "task, system, messag"),
+    "relation": ("child", "link", "link", "link", ["parent"], "child, link, none"),
+    "link_after": (None, "90", 90.0, 90, ["-1", "soon", "nan", "inf"], "number of seconds"),
+    "dispatch_spans": (True, "false", False, False, ["no way", "2"], "true and false"),
+    "metrics": (True, "false", False, False, ["off"], "true and false"),
+    "queue_depth": (True, "0", False, False, ["-"], "true and false"),
+    "max_task_names": (200, "50", 50, 50, ["0", "-3", "1.5", "many"], "a number from 1"),
+    "excluded_tasks": ((), "a.*,b", ("a.*", "b"), ["a.*", "b"], [], "globs"),
+    "excluded_queues": ((), "low-?", ("low-?",), ["low-?"], [], "globs"),
+    "capture_arguments": (
+        {},
+        "mail:to, subject; tax:year",
+        {"mail": {"to", "subject"}, "tax": {"year"}},
+        {"mail": ["to", "subject"], "tax": ["year"]},
+        ["mail", "mail:", ":to"],
+        "task:argument,argument;task2:argument",
+    ),
+    "exception_messages": (True, "0", False, False, ["maybe"], "true and false"),
+    "flush_timeout": (2.0, "0.5", 0.5, 0.5, ["-0.1", "2s"], "number of seconds"),
+    "conflicts": ("replace", "yield", "yield", "yield", ["both"], "replace, yield"),
+}
+BAD = [(name, text) for name, example in EXAMPLES.items() for text in example[4]]
+NOT_TEXT = [
+    ("queues", 3),
+    ("queues", ["celery,rq"]),
+    ("naming", None),
+    ("relation", ["link"]),
+    ("link_after", True),
+    ("dispatch_spans", 2),
+    ("excluded_tasks", [7]),
+    ("capture_arguments", ["mail"]),
+    ("capture_arguments", {"mail": []}),
+    ("exception_messages", None),
+    ("flush_timeout", "∞"),
+    ("max_task_names", 2.5),
+    ("max_task_names", True),
+    ("max_task_names", None),
+]
+
+
+def test_every_option_has_an_example_here():
+    assert set(EXAMPLES) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_option_by_default_by_variable_and_by_keyword(name):
+    default, text, meaning, keyword, _, _ = EXAMPLES[name]
+    assert getattr(load(environment={}), name) == default
+    assert getattr(load(environment={PREFIX + name.upper(): text}), name) == meaning
+    assert getattr(load({name: keyword}, environment={}), name) == meaning
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_a_bad_variable_is_named_quoted_and_explained(name, text):
+    with pytest.raises(ConfigError) as error:
+        load(environment={PREFIX + name.upper(): text})
+    for part in (PREFIX + name.upper(), repr(text), EXAMPLES[name][5]):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [*BAD, *NOT_TEXT])
+def test_a_bad_keyword_is_named_quoted_and_explained(name, value):
+    with pytest.raises(ConfigError) as error:
+        load({name: value}, environment={})
+    for part in (f"instrument({name}=", repr(value), EXAMPLES[name][5]):
+        assert part in str(error.value)
+
+
+def test_an_endless_number_is_a_config_error_too():
+    with pytest.raises(ConfigError):
+        load({"flush_timeout": 10**400}, environment={})
+
+
+def test_a_keyword_beats_the_variable_and_both_origins_are_told():
+    variables = {PREFIX + "NAMING": "system", PREFIX + "RELATION": "link"}
+    loaded = load({"naming": "messaging"}, environment=variables)
+    assert (loaded.naming, loaded.relation) == ("messaging", "link")
+    assert loaded.origin == {"naming": "instrument()", "relation": PREFIX + "RELATION"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_empty_variable_is_an_unset_one(name):
+    assert load(environment={PREFIX + name.upper(): " "}) == Config()
+
+
+def test_a_variable_like_nothing_we_have_gets_no_suggestion():
+    with pytest.raises(ConfigError) as error:
+        load(environment={PREFIX + "ZZZ": "x"})
+    assert "did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["true", "1", "TRUE", " True "])
+def test_ways_to_say_yes(text):
+    assert load({"dispatch_spans": text}, environment={}).dispatch_spans is True
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("NAMMING", "NAMING"),
+        ("LINK_AFTR", "LINK_AFTER"),
+        ("Relation", "RELATION"),
+        ("metrics", "METRICS"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error_that_suggests_the_right_one(name, near):
+    with pytest.raises(ConfigError, match=f"{PREFIX}{name} .*did you mean {PREFIX}{near}[?]"):
+        load(environment={PREFIX + name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("namming", "naming"), ("tracerprovider", "tracer_provider")]
+)
+def test_a_misspelt_keyword_is_an_error_that_suggests_the_right_one(name, near):
+    with pytest.raises(ConfigError, match=rf"instrument\({name}=.*did you mean {near}[?]"):
+        load({name: "x"}, environment={})
+
+
+def test_a_keyword_like_nothing_we_have_gets_no_suggestion():
+    with pytest.raises(ConfigError) as error:
+        load({"zzz": 1}, environment={})
+    assert "did you mean" not in str(error.value)
+
+
+def test_the_wrong_variable_is_named_even_if_a_keyword_overrides_it():
+    with pytest.raises(ConfigError, match="NAMING"):
+        load({"naming": "task"}, environment={PREFIX + "NAMING": "nonsense"})
+
+
+def test_variables_of_others_are_not_ours():
+    assert load(environment={"OTEL_PYTHON_QUEUE": "x", "OTEL_PROPAGATORS": "b3"}) == Config()
+
+
+def test_objects_come_by_keyword_only():
+    provider, hook = NoOpTracerProvider(), print
+    loaded = load({"tracer_provider": provider, "submit_hook": hook}, environment={})
+    assert loaded.tracer_provider is provider
+    assert loaded.submit_hook is hook
+    with pytest.raises(ConfigError, match="SUBMIT_HOOK does not exist"):
+        load(environment={PREFIX + "SUBMIT_HOOK": "print"})
+
+
+def test_what_is_loaded_cannot_be_changed():
+    loaded = load({"capture_arguments": "mail:to"}, environment={})
+    with pytest.raises(AttributeError):
+        loaded.naming = "system"
+    with pytest.raises(TypeError):
+        loaded.capture_arguments["mail"] = frozenset({"password"})
+
+
+def test_opentelemetry_instrument_finds_a_flag_for_every_option():
+    """It offers each module attribute that begins with OTEL_, by its value."""
+    offered = {getattr(config, name) for name in dir(config) if name.startswith("OTEL_")}
+    assert offered == {PREFIX + name.upper() for name in EXAMPLES}
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.sampled_from(sorted(EXAMPLES)), st.text())
+def test_any_text_is_a_value_or_a_clear_error(name, text):
+    variable = PREFIX + name.upper()
+    try:
+        load(environment={variable: text})
+    except ConfigError as error:
+        assert variable in str(error)  # noqa: PT017 - raising is allowed, not required
