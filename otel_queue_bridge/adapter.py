@@ -172,11 +172,12 @@ class Recorder(Protocol):
         """Record nothing of what the host does inside the `with`."""
 
 
-Advice = Callable[[Call, Recorder], Generator[None, None, None]]
-"""What to do around a call: a generator that yields once, where the original runs.
+Advice = Callable[[Call, Recorder], "Generator[None, None, None] | None"]
+"""What to do before a call, as a plain function; or around it, as a generator.
 
-It sees the call's result or error afterwards and never has to raise or return anything. One
-that returns without a yield has nothing to say about this call.
+A generator yields once, where the original runs, and finds the call's result or error
+afterwards. It never has to raise or return anything; one that returns without a yield has
+nothing to say about this call.
 """
 
 

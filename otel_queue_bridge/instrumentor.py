@@ -202,11 +202,15 @@ def instrument(*queues: str, **options: Any) -> None:
         conflict = get_dependency_conflicts(adapter_named(queue).instruments)
         if conflict is not None:
             raise DependencyConflictError(conflict)
+    for queue in named:
         _instrumentor(queue).instrument(**options)
     for queue in () if named else known:
         with _contained(queue):
-            if get_dependency_conflicts(adapter_named(queue).instruments) is None:
+            conflict = get_dependency_conflicts(adapter_named(queue).instruments)
+            if conflict is None:
                 _instrumentor(queue).instrument(**options)
+            elif conflict.found is not None:
+                _logger.warning("%s is not instrumented: %s", queue, conflict)
 
 
 @contextlib.contextmanager

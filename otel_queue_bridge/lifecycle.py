@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from opentelemetry import metrics, trace
+from opentelemetry._logs import get_logger_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +79,12 @@ def drop_connections() -> None:
     requests, urllib3 = sys.modules.get("requests"), sys.modules.get("urllib3")
     if urllib3 is None:
         return
-    known = (trace.get_tracer_provider(), metrics.get_meter_provider(), *exporting)
+    known = (
+        trace.get_tracer_provider(),
+        metrics.get_meter_provider(),
+        get_logger_provider(),
+        *exporting,
+    )
     for found in _connections(*known):
         if requests is not None and isinstance(found, requests.Session):
             for adapter in found.adapters.values():

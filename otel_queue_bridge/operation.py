@@ -36,7 +36,7 @@ _logger = logging.getLogger("otel_queue_bridge")
 
 _VERSION = version("otel-queue-bridge")
 
-_CREDENTIALS = re.compile(r"(?<=://)[^\s\"'<>]+(?=@)")
+_CREDENTIALS = re.compile(r"(?<=://)[^\s\"'<>]{1,256}(?=@)")
 
 _CACHED_TASKS = 1000
 """Attribute sets kept; task names from outside may be endless."""
@@ -136,7 +136,7 @@ class Operations:
         self._tracer: Tracer | None = None
         self.measurements = Measurements(system, config)
         self._hooks = {semconv.SUBMIT: config.submit_hook, semconv.EXECUTE: config.execute_hook}
-        self._failed_hooks: list[Callable[[Span, Task], None]] = []
+        self._reported: list[object] = []
         self._status = semconv.status_attribute(config.naming)
         self._fixed: dict[tuple[Step, str, str], tuple[str, dict[str, AttributeValue], bool]] = {}
 
@@ -158,7 +158,10 @@ class Operations:
         context = self.propagation.source(task, otel_context.get_current())
         operation = self._open(semconv.SUBMIT, task, Origin(context), None)
         if task.carrier is not None and operation._span is not INVALID_SPAN:  # noqa: SLF001
-            self.propagation.submit(task.carrier, operation.context, task.eta)  # type: ignore[arg-type]
+            try:
+                self.propagation.submit(task.carrier, operation.context, task.eta)  # type: ignore[arg-type]
+            except Exception as error:  # noqa: BLE001 - a propagator of the user's
+                self._report(self.propagation, error)
         return operation
 
     def dispatch(self, task: Task, *, start_time: int | None = None) -> Operation:
@@ -230,10 +233,18 @@ class Operations:
     def _run_hook(self, hook: Callable[[Span, Task], None], span: Span, task: Task) -> None:
         try:
             hook(span, task)
-        except Exception:
-            if hook not in self._failed_hooks:
-                self._failed_hooks.append(hook)
-                _logger.exception("%r failed; this is logged once", hook)
+        except Exception as error:  # noqa: BLE001 - the user's
+            self._report(hook, error)
+
+    def _report(self, culprit: object, error: Exception) -> None:
+        if culprit not in self._reported:
+            self._reported.append(culprit)
+            _logger.warning(
+                "%s: %r failed with %s; this is logged once",
+                self._system,
+                culprit,
+                type(error).__name__,
+            )
 
     def _fixed_for(self, step: Step, task: Task) -> tuple[str, dict[str, AttributeValue], bool]:
         """Return what is the same for every such task: name, attributes, excluded or not."""
@@ -276,7 +287,7 @@ class Operations:
         attributes = fixed.copy()
         host, port = task.server or (None, None)
         for name, value in (
-            (semconv.MESSAGING_MESSAGE_ID, task.id and _encodable(task.id)),
+            (semconv.MESSAGING_MESSAGE_ID, task.id),
             (semconv.TASK_ATTEMPT, task.attempt),
             (semconv.TASK_PRIORITY, task.priority),
             (semconv.TASK_WORKER, task.worker),
@@ -284,7 +295,7 @@ class Operations:
             (semconv.SERVER_PORT, port),
         ):
             if value is not None:
-                attributes[name] = value
+                attributes[name] = _encodable(value) if isinstance(value, str) else value
         if step is semconv.EXECUTE and origin.submitted is not None:
             started = time.time() if start_time is None else start_time / 1e9
             attributes[semconv.TASK_WAIT] = max(0.0, started - origin.submitted)
@@ -357,7 +368,7 @@ def _error_type(outcome: Outcome) -> str | None:
     if outcome.expected:
         return None
     if outcome.error is None:
-        return outcome.error_type
+        return outcome.error_type and _encodable(outcome.error_type)
     kind = type(outcome.error)
     if kind.__module__ == "builtins":
         return kind.__qualname__

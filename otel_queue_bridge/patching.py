@@ -187,10 +187,9 @@ class Patches:
             return False
 
     def _run(self, where: str, function: Any, advice: Advice, call: Call) -> Any:
-        args, kwargs = call.args, call.kwargs
         running = self._begin(where, advice, call)
         if running is None:
-            return function(*args, **kwargs)
+            return function(*call.args, **call.kwargs)
         try:
             result = call.result = function(*call.args, **call.kwargs)
         except BaseException as error:
@@ -201,10 +200,9 @@ class Patches:
         return call.result if self._finish(where, running) else result
 
     async def _run_async(self, where: str, function: Any, advice: Advice, call: Call) -> Any:
-        args, kwargs = call.args, call.kwargs
         running = self._begin(where, advice, call)
         if running is None:
-            return await function(*args, **kwargs)
+            return await function(*call.args, **call.kwargs)
         try:
             result = call.result = await function(*call.args, **call.kwargs)
         except BaseException as error:
@@ -215,16 +213,19 @@ class Patches:
         return call.result if self._finish(where, running) else result
 
     def _begin(self, where: str, advice: Advice, call: Call) -> Generator[None, None, None] | None:
-        """Run the advice up to its yield; None if it has nothing to say or failed."""
+        """Run the advice up to its yield; None if there is nothing to come after the call."""
+        args, kwargs = call.args, call.kwargs
         try:
             running = advice(call, self._recorder)
-            next(running)
+            if running is not None:
+                next(running)
+                return running
         except StopIteration:
-            return None
+            call.args, call.kwargs = args, kwargs
         except Exception as error:  # noqa: BLE001 - containment
             self._report(where, error)
-            return None
-        return running
+            call.args, call.kwargs = args, kwargs
+        return None
 
     def _finish(self, where: str, running: Generator[None, None, None]) -> bool:
         """Run the rest of the advice; False if it failed."""

@@ -26,6 +26,7 @@ PLANNED = "otel-planned"
 """When the task is planned to start, if later; seconds since the epoch."""
 DISPATCHED = "otel-dispatched"
 """Present once the carrier holds a dispatch instead of the submit."""
+_FAR_FUTURE = 1e11
 _OWN = frozenset({SUBMITTED, PLANNED, DISPATCHED})
 
 
@@ -123,17 +124,13 @@ class Propagation:
         """Return a submit's context: the caller's, else what the caller left in the carrier."""
         if not task.carrier or trace.get_current_span(current).get_span_context().is_valid:
             return current
-        carrier = self._held(task.carrier)
-        return current if carrier is None else self._extract(carrier, current)
+        return self._read(task.carrier, current)[1]
 
     def origin(self, task: Task, current: Context) -> Origin:
         """Return where a dispatch or execute comes from, as `relation` wants it."""
         if task.carrier is None:
             return self._related(current, delay=0.0)
-        carrier = self._held(task.carrier)
-        if carrier is None:
-            return Origin(Context())
-        context = self._extract(carrier, Context())
+        carrier, context = self._read(task.carrier, Context())
         submitted, due = _times(carrier)
         if _getter.get(carrier, DISPATCHED):
             return Origin(context, submitted=due)
@@ -144,8 +141,7 @@ class Propagation:
 
     def due(self, task: Task) -> float | None:
         """Return when the task became due, in seconds since the epoch, if its carrier tells."""
-        carrier = None if task.carrier is None else self._held(task.carrier)
-        return None if carrier is None else _times(carrier)[1]
+        return None if task.carrier is None else _times(self._held(task.carrier))[1]
 
     def _related(self, context: Context, delay: float) -> Origin:
         if self._relation == "child" and delay <= self._link_after:
@@ -157,28 +153,39 @@ class Propagation:
             return Origin(context)
         return Origin(context, (Link(remote.get_span_context()),))
 
-    def _held(self, carriers: object) -> Mapping[Any, Any] | None:
+    def _read(self, carriers: object, context: Context) -> tuple[Mapping[Any, Any], Context]:
+        """Extract from the first carrier that holds a trace."""
+        carrier = self._held(carriers)
+        found = self._extract(carrier, context)
+        if trace.get_current_span(found).get_span_context().is_valid:
+            return carrier, found
+        # Other producers write other cases (Traceparent), or bytes.
+        for mapping in _mappings(carriers):
+            lowered = {
+                text.lower(): value for key, value in mapping.items() if (text := _text(key))
+            }
+            if not self._fields()[2].isdisjoint(lowered):
+                return lowered, self._extract(lowered, context)
+        return carrier, found
+
+    def _held(self, carriers: object) -> Mapping[Any, Any]:
         """Return the first carrier that holds something of ours or of the propagator's."""
-        _, exact, lower = self._fields()
-        candidates = carriers if isinstance(carriers, tuple) else (carriers,)
-        mappings = [carrier for carrier in candidates if isinstance(carrier, Mapping)]
-        for carrier in mappings:
+        exact = self._fields()[1]
+        for carrier in _mappings(carriers):
             if SUBMITTED in carrier or any(field in carrier for field in exact):
                 return carrier
-        for carrier in mappings:
-            # Other producers write other cases (Traceparent) or bytes.
-            lowered = {
-                text.lower(): value for key, value in carrier.items() if (text := _text(key))
-            }
-            if not lower.isdisjoint(lowered):
-                return lowered
-        return None
+        return {}
 
     def _extract(self, carrier: Mapping[Any, Any], context: Context) -> Context:
         try:
             return self._propagator.extract(carrier, context=context, getter=_getter)
         except Exception:  # noqa: BLE001 - whatever a stranger sent or a propagator makes of it
             return context
+
+
+def _mappings(carriers: object) -> list[Mapping[Any, Any]]:
+    candidates = carriers if isinstance(carriers, tuple) else (carriers,)
+    return [carrier for carrier in candidates if isinstance(carrier, Mapping)]
 
 
 def _times(carrier: Mapping[Any, Any]) -> tuple[float | None, float | None]:
@@ -192,4 +199,4 @@ def _time(carrier: Mapping[Any, Any], key: str) -> float | None:
         value = float((_getter.get(carrier, key) or ("",))[0])
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if 0 < value < _FAR_FUTURE else None

@@ -362,7 +362,6 @@ def test_of_two_that_record_the_same_one_is_left_and_one_line_says_so(
 
 
 @pytest.mark.parametrize("order", ["rival first", "rival last"])
-@pytest.mark.parametrize("order", ["rival first", "rival last"])
 def test_a_rival_that_wraps_the_same_function_is_replaced(rival, names, provider, order):
     type(rival).path = "send"
     both(rival, order, tracer_provider=provider)

@@ -269,6 +269,7 @@ def fails_after(call, recorder):
 
 def is_no_generator(call, recorder):
     call.args = ("wrong",)
+    return 1
 
 
 def has_nothing_to_say(call, recorder):
@@ -430,23 +431,6 @@ def test_a_cancellation_passes_and_is_seen(library, patches):
     assert seen == [asyncio.CancelledError]
 
 
-@pytest.mark.parametrize(
-    ("path", "more", "callee", "kind"),
-    [
-        ("send", {}, lambda lib: lib.send, "function"),
-        ("send_soon", {}, lambda lib: lib.send_soon, "coroutine"),
-        ("count", {}, lambda lib: lib.count, "generator"),
-        ("Queue.push", {}, lambda lib: lib.Queue().push, "function"),
-        ("Queue.named_soon", {}, lambda lib: lib.Queue.named_soon, "coroutine"),
-        ("", held("sender_soon"), lambda lib: lib.app.sender_soon, "coroutine"),
-        (
-            "make_runner_soon",
-            {"factory": True},
-            lambda lib: lib.make_runner_soon("x"),
-            "coroutine",
-        ),
-    ],
-)
 @pytest.mark.parametrize(
     ("path", "more", "callee", "kind"),
     [

@@ -220,8 +220,17 @@ def test_a_huge_or_broken_carrier_is_survived(carrier):
 
 
 @pytest.mark.parametrize("beside", ["baggage", "tracestate"])
-def test_a_carrier_of_mixed_case_is_found(beside):
-    carrier = {"Traceparent": TRACEPARENT, beside: "tenant=acme"}
+@pytest.mark.parametrize(
+    "key",
+    [
+        "Traceparent",
+        pytest.param("TRACEPARENT"),
+        pytest.param("TraceParent"),
+        pytest.param(b"traceparent"),
+    ],
+)
+def test_a_carrier_of_mixed_case_is_found(key, beside):
+    carrier = {key: TRACEPARENT, beside: "tenant=acme"}
     assert ids(origin(propagation(), carrier).context)[1] == int("b" * 16, 16)
 
 

@@ -1,0 +1,37 @@
+"""Celery: every publish, the hand-over to the pool, and the run in whichever pool it is.
+
+Names cited in this folder are those of Celery 5.7 and billiard 4.3.
+"""
+
+from otel_queue_bridge.adapter import Adapter, Hook
+from otel_queue_bridge.adapters.celery import dispatch, execute, pool, submit
+
+_REJECTING = ("on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
+
+adapter = Adapter(
+    system="celery",
+    instruments=("celery >= 5.3, < 6",),
+    rivals=("opentelemetry.instrumentation.celery:CeleryInstrumentor",),
+    hooks=(
+        Hook("celery.app.amqp:AMQP._create_task_sender", submit.submit, factory=True),
+        Hook("celery._state", submit.submit, find=submit.cached_senders),
+        Hook("celery.app.task:Task.apply", submit.submit_eager),
+        Hook("celery.worker.request:Request.__init__", dispatch.receive),
+        Hook("celery.concurrency.base:BasePool.apply_async", dispatch.hand_over),
+        Hook("celery.worker.request:Request._announce_revoked", dispatch.revoke),
+        *(
+            Hook(f"celery.worker.consumer.consumer:Consumer.{name}", dispatch.reject)
+            for name in _REJECTING
+        ),
+        Hook(
+            "celery.app.trace:build_tracer",
+            execute.execute,
+            factory=True,
+            aliases=("celery.worker.consumer.consumer:build_tracer",),
+        ),
+        Hook("celery.concurrency.base:BasePool.start", pool.open_pool),
+        Hook("celery.concurrency.base:BasePool.stop", pool.close_pool),
+        Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),
+        Hook("billiard.pool:Worker.workloop", execute.flush),
+    ),
+)

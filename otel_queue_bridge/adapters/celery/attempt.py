@@ -1,0 +1,81 @@
+"""One run in the pool, as the worker's main process hears of it: what no child can tell.
+
+Here it is counted, and reported where the child is dead.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from otel_queue_bridge.adapter import (
+    CANCELLED,
+    RETRY,
+    SUCCESS,
+    Call,
+    Outcome,
+    Recorder,
+    Task,
+    failed,
+)
+from otel_queue_bridge.adapters.celery.outcome import classified
+
+
+class Attempt:
+    """One run in the pool, as the worker's main process hears of it; both ways only once."""
+
+    def __init__(self, request: Any, task: Task) -> None:
+        self._request = request
+        self._task = task
+        self._over = False
+
+    def ran(self, call: Call, recorder: Recorder) -> None:
+        """Count what the child reports: a triple of failed or not, value, and run time."""
+        if not isinstance(call.args[0], tuple):  # a pool without children, left by SystemExit
+            self._count(recorder, failed(cause(call.args[0])), None)
+            return
+        is_failure, value, runtime = call.args[0]
+        if is_failure and isinstance(cause(value), SystemExit):
+            return  # billiard 4.3 tells it twice: the loss of the child comes next
+        outcome = classified(self._request.task, cause(value)) if is_failure else SUCCESS
+        self._count(recorder, outcome, runtime or None)
+
+    def lost(self, call: Call, recorder: Recorder) -> None:
+        """Report what the child could not: it was killed, or ended by itself."""
+        if self._over:
+            return
+        outcome = self._loss(cause(call.args[0]))
+        started = self._request.time_start
+        operation = recorder.execute(self._task, start_time=int(started * 1e9) if started else None)
+        operation.settle(outcome)
+        operation.end()
+        self._count(recorder, outcome, None)
+
+    def _loss(self, error: Any) -> Outcome:
+        request, task = self._request, self._request.task
+        kind = type(error).__name__
+        if kind == "Terminated":
+            # Cancelled for a lost connection, it is delivered again; else it was revoked.
+            return RETRY if request._already_cancelled else CANCELLED  # noqa: SLF001
+        again = task.acks_late and (
+            (kind == "WorkerLostError" and task.reject_on_worker_lost)
+            or (kind == "TimeLimitExceeded" and not task.acks_on_timeout)
+        )
+        return Outcome("retry", error) if again else classified(task, error)
+
+    def _count(self, recorder: Recorder, outcome: Outcome, runtime: float | None) -> None:
+        if self._over:
+            return
+        self._over = True
+        now = time.time()
+        started = self._request.time_start or now
+        recorder.attempted(
+            self._task, outcome, started=started, duration=runtime or max(0.0, now - started)
+        )
+
+
+def cause(info: Any) -> Any:
+    error = info.exception
+    return (
+        getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
+    )

@@ -1,0 +1,76 @@
+"""Dispatch: from the request's creation to its hand-over to the pool.
+
+It is written at once where it ends: a task that waits in the worker for its ETA is not being
+dispatched, and one that is never handed over was never dispatched.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import CANCELLED, REJECTED, Call, Recorder, Task
+from otel_queue_bridge.adapters.celery.attempt import Attempt
+from otel_queue_bridge.adapters.celery.reading import carriers, queue, requested, server
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+def receive(call: Call, _: Recorder) -> Generator[None, None, None]:
+    received = time.time_ns()
+    yield
+    call.instance.otel_received = received
+
+
+def hand_over(call: Call, recorder: Recorder) -> None:
+    # `BasePool.apply_async` knows its request by the callbacks only. It is the last moment
+    # before the solo pool runs the task inside this very call.
+    request = getattr(call.kwargs.get("accept_callback"), "__self__", None)
+    if request is None or not hasattr(request, "request_dict"):
+        return
+    task = requested(request)
+    operation = recorder.dispatch(task, start_time=start_time(request))
+    operation.inject(request.request_dict)
+    operation.end()
+    attempt = Attempt(request, task)
+    call.kwargs = call.kwargs | {
+        "callback": recorder.advised(call.kwargs["callback"], attempt.ran),
+        "error_callback": recorder.advised(call.kwargs["error_callback"], attempt.lost),
+    }
+
+
+def revoke(call: Call, recorder: Recorder) -> None:
+    request = call.instance
+    if not call.argument(1, "terminated"):  # else it runs, and the pool reports its end
+        operation = recorder.dispatch(requested(request), start_time=start_time(request))
+        operation.settle(CANCELLED)
+        operation.end()
+
+
+def reject(call: Call, recorder: Recorder) -> None:
+    """Record a message that never becomes a request: unknown, invalid or undecodable."""
+    message = next(argument for argument in call.args if hasattr(argument, "delivery_info"))
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    body = call.args[0] if isinstance(call.args[0], dict) else {}
+    facts = {**body, **headers}
+    app = call.instance.app
+    operation = recorder.dispatch(
+        Task(
+            str(facts.get("task") or "unknown"),
+            queue(app, message.delivery_info or {}),
+            id=facts.get("id"),
+            carrier=carriers(facts),
+            server=server(app),
+            worker=call.instance.hostname,
+        )
+    )
+    operation.settle(REJECTED)
+    operation.end()
+
+
+def start_time(request: Any) -> int:
+    received: int = getattr(request, "otel_received", None) or time.time_ns()
+    if request.eta is None:
+        return received
+    return min(max(received, int(request.eta.timestamp() * 1e9)), time.time_ns())

@@ -1,0 +1,52 @@
+"""The worker's pool: who counts for its children, and what its gauges show."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import Call, Reading, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+
+def open_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    """Count for the pool's children, who are forked in here, and watch the worker."""
+    pool = call.instance
+    closing = [recorder.relay()] if pool.uses_semaphore else []  # prefork alone has it
+    yield
+    app, reference = pool.app, weakref.ref(pool)
+    closing.append(recorder.watch_workers(lambda: _slots(reference())))
+    closing.append(recorder.watch_depth(lambda: _depths(app)))
+    pool.otel_closing = closing
+
+
+def close_pool(call: Call, _: Recorder) -> Generator[None, None, None]:
+    yield
+    for close in getattr(call.instance, "otel_closing", ()):
+        close()
+
+
+def _slots(pool: Any) -> list[Reading]:
+    return [] if pool is None else [Reading(pool.num_processes)]
+
+
+def _depths(app: Any) -> Iterable[Reading]:
+    with app.connection_for_read(transport_options=_impatient(app)) as connection:
+        for name in app.amqp.queues.consume_from:
+            yield Reading(_depth(connection, name), queue=name)
+
+
+def _impatient(app: Any) -> dict[str, Any]:
+    return {**app.conf.broker_transport_options, "max_retries": 0}
+
+
+def _depth(connection: Any, queue: str) -> int:
+    with connection.channel() as channel:
+        if hasattr(channel, "_size"):  # kombu's virtual transports; it sums over priorities
+            return int(channel._size(queue))  # noqa: SLF001
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except connection.channel_errors:
+            return 0  # no such queue, or not yet

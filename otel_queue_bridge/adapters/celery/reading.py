@@ -1,0 +1,76 @@
+"""Reading Celery's objects: what a request, a message or an app says of a task."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_servers: weakref.WeakKeyDictionary[Any, tuple[str, int | None] | None] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def requested(request: Any) -> Task:
+    return read(request.app, request.type, request.id, request.request_dict)
+
+
+def read(app: Any, name: str, task_id: str, request: Mapping[str, Any]) -> Task:
+    delivery = request.get("delivery_info") or {}
+    eager = request.get("is_eager")
+    return Task(
+        name,
+        str(app.conf.task_default_queue) if eager else queue(app, delivery),
+        id=task_id,
+        carrier=None if eager else carriers(request),
+        attempt=(request.get("retries") or 0) + 1,
+        priority=delivery.get("priority"),
+        worker=request.get("hostname"),
+        server=None if eager else server(app),
+    )
+
+
+def carriers(headers: Mapping[str, Any]) -> tuple[object, ...]:
+    # Protocol 1, and other tracers, have the headers one level deeper.
+    return (headers, headers.get("headers"))
+
+
+def queue(app: Any, delivery: Mapping[str, Any]) -> str:
+    exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key") or ""
+    if exchange:
+        queues = app.amqp.queues
+        for queue in (queues.get(routing_key), *queues.values()):
+            if (
+                queue is not None
+                and queue.exchange.name == exchange
+                and queue.routing_key == routing_key
+            ):
+                return str(queue.name)
+    return str(routing_key)
+
+
+def server(app: Any) -> tuple[str, int | None] | None:
+    if app not in _servers:
+        _servers[app] = None
+        connection = app.connection_for_write()  # connects when used, and is not
+        info = connection.info()
+        if info["transport"] not in ("memory", "filesystem") and info["hostname"]:
+            _servers[app] = (str(info["hostname"]), info["port"])
+    return _servers[app]
+
+
+def epoch(eta: str | None, app: Any) -> float | None:
+    if not eta:
+        return None
+    when = datetime.fromisoformat(eta)
+    return (when if when.tzinfo else when.replace(tzinfo=app.timezone)).timestamp()
+
+
+def arguments(task: Any, args: Any, kwargs: Any) -> Mapping[str, object]:
+    return inspect.signature(task.run).bind_partial(*args, **kwargs).arguments

@@ -1,0 +1,78 @@
+"""Submit: every publish of a task.
+
+`AMQP._create_task_sender` makes the one function behind delay, apply_async, send_task, canvas,
+retries, callbacks and beat; each app's AMQP caches its own (Celery 5.7).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import Call, Recorder, Task, failed
+from otel_queue_bridge.adapters.celery.reading import arguments, epoch, server
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping
+    from types import ModuleType
+
+_HEADERS_POSITION = 13
+"""Of `headers` among the arguments of a task sender."""
+
+
+def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    if len(call.args) > _HEADERS_POSITION:
+        return
+    amqp, name = call.instance, call.argument(1, "name")
+    headers, _, body, _ = call.argument(2, "message")
+    facts = body if isinstance(body, dict) else headers  # message protocol 1, or 2
+    # On a retry these are the headers of the failed attempt, its trace among them. As the
+    # keyword they override the message's, in both protocols.
+    carrier = dict(call.kwargs.get("headers") or {})
+    task = Task(
+        name,
+        _destination(amqp, call),
+        id=facts.get("id"),
+        carrier=carrier,
+        attempt=(facts.get("retries") or 0) + 1,
+        priority=call.kwargs.get("priority"),
+        eta=epoch(facts.get("eta"), amqp.app),
+        server=server(amqp.app),
+        arguments=lambda: _published_arguments(amqp.app, name, body),
+    )
+    with recorder.submit(task) as operation:
+        call.kwargs = {**call.kwargs, "headers": carrier}
+        yield
+        if call.error is not None:
+            operation.settle(failed(call.error))
+
+
+def submit_eager(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    task = call.instance
+    queue = str(task.app.conf.task_default_queue)
+    retries = call.kwargs.get("retries") or 0
+    with recorder.submit(Task(task.name, queue, attempt=retries + 1)) as operation:
+        yield
+        if call.result is not None:
+            operation.identify(call.result.id)
+
+
+def cached_senders(state: ModuleType) -> Iterable[tuple[object, str]]:
+    for app in state._get_active_apps():  # noqa: SLF001 - there is no public list of apps
+        amqp = vars(app).get("amqp")
+        if amqp is not None and "send_task_message" in vars(amqp):
+            yield amqp, "send_task_message"
+
+
+def _destination(amqp: Any, call: Call) -> str:
+    queue, exchange = call.argument(5, "queue"), call.argument(3, "exchange")
+    if queue is None and exchange is None:
+        return str(amqp.app.conf.task_default_queue)
+    if queue is None:
+        return str(call.argument(4, "routing_key") or getattr(exchange, "name", exchange))
+    return str(getattr(queue, "name", queue))
+
+
+def _published_arguments(app: Any, name: str, body: Any) -> Mapping[str, object]:
+    args, kwargs = (body["args"], body["kwargs"]) if isinstance(body, dict) else body[:2]
+    task = app.tasks.get(name)
+    return kwargs if task is None else arguments(task, args, kwargs)

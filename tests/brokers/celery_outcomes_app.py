@@ -1,0 +1,194 @@
+"""A user's Celery app with one task for each way in which a task can end; its name says which.
+
+As a script it submits them, or, as `patched-first`, is `celery` under a gevent that came first.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+PATCHED_FIRST = __name__ == "__main__" and sys.argv[1] == "patched-first"
+if PATCHED_FIRST:
+    from gevent import monkey
+
+    monkey.patch_all()
+    from opentelemetry.instrumentation.auto_instrumentation import initialize
+
+    initialize()
+
+from celery import Celery, Task
+from celery.exceptions import Ignore, Reject
+from kombu.serialization import register
+
+app = Celery("outcomes", broker=os.environ["APP_BROKER"])
+app.conf.update(
+    task_ignore_result=True,
+    task_publish_retry=False,
+    broker_connection_retry_on_startup=True,
+    worker_log_format="%(name)s %(levelname)s %(message)s",
+)
+register("garbage", lambda _: "{", None, content_type="application/json", content_encoding="utf-8")
+notes = Path(os.environ["APP_NOTES"])
+
+
+class Unpicklable(Exception):  # noqa: N818
+    def __init__(self, connection: object, reason: object) -> None:
+        super().__init__(reason)
+        self.connection = connection
+
+
+def task(name: str, **options: Any) -> Any:
+    return app.task(bind=True, name=name, **options)
+
+
+def began(self: Task) -> bool:
+    """Say that this task runs; tell whether for the first time."""
+    try:
+        (notes / self.request.id).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+@task("success")
+@task("expired")
+@task("expired while held")
+@task("revoked")
+@task("revoked while held")
+@task("undecodable")
+@task("not accepted")
+def success(_: Task) -> None:
+    pass
+
+
+@task("failure")
+def failure(_: Task) -> None:
+    raise ValueError
+
+
+@task("failure that no pickle carries")
+def unpicklable(_: Task) -> None:
+    raise Unpicklable(open(os.devnull), lambda: None)  # noqa: SIM115, PTH123
+
+
+@task("expected failure", throws=(KeyError,))
+def expected(_: Task) -> None:
+    raise KeyError
+
+
+@task("retry")
+def retry(self: Task) -> None:
+    if self.request.retries == 0:
+        raise self.retry(countdown=0)
+
+
+@task("retry of what is expected", throws=(KeyError,))
+def retry_expected(self: Task) -> None:
+    if self.request.retries == 0:
+        raise self.retry(exc=KeyError(), countdown=0)
+
+
+@task("autoretry", autoretry_for=(ConnectionError,), default_retry_delay=0)
+def autoretry(self: Task) -> None:
+    if self.request.retries == 0:
+        raise ConnectionError
+
+
+@task("last retry", autoretry_for=(ConnectionError,), default_retry_delay=0, max_retries=1)
+def last_retry(_: Task) -> None:
+    raise ConnectionError
+
+
+@task("ignore")
+def ignore(_: Task) -> None:
+    raise Ignore
+
+
+@task("reject", acks_late=True)
+def reject(_: Task) -> None:
+    raise Reject
+
+
+@task("reject and requeue", acks_late=True)
+def requeue(self: Task) -> None:
+    if began(self):
+        raise Reject(requeue=True)
+
+
+@task("reject and requeue too late")
+def requeue_too_late(_: Task) -> None:
+    raise Reject(requeue=True)
+
+
+@task("terminated")
+@task("soft time limit", soft_time_limit=1)
+@task("hard time limit", time_limit=1)
+def hang(self: Task) -> None:
+    began(self)
+    time.sleep(60)
+
+
+@task("hard time limit, requeued", time_limit=1, acks_late=True, acks_on_timeout=False)
+def hang_once(self: Task) -> None:
+    if began(self):
+        time.sleep(60)
+
+
+@task("os._exit")
+def leave(_: Task) -> None:
+    os._exit(3)
+
+
+@task("SIGKILL")
+def killed(_: Task) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task("SIGKILL, requeued", acks_late=True, reject_on_worker_lost=True)
+@task("SIGKILL, retried", acks_late=True, retry_on_worker_lost=True, default_retry_delay=0)
+def killed_once(self: Task) -> None:
+    if began(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task("SystemExit")
+def system_exit(_: Task) -> None:
+    sys.exit(3)
+
+
+def send(name: str) -> None:
+    task_id, options = str(uuid.uuid4()), {}
+    if name == "expired":
+        options["expires"] = -1
+    elif name == "expired while held":
+        options |= {"countdown": 1, "expires": 0.5}
+    elif name == "revoked":
+        app.control.revoke(task_id, reply=True, limit=1, timeout=10)
+    elif name == "revoked while held":
+        options["countdown"] = 2
+    elif name == "undecodable":
+        options["serializer"] = "garbage"
+    elif name == "not accepted":
+        options["serializer"] = "pickle"
+    app.send_task(name, task_id=task_id, **options)
+    if name == "revoked while held":
+        app.control.revoke(task_id, reply=True, limit=1, timeout=10)
+    elif name == "terminated":
+        while not (notes / task_id).exists():
+            time.sleep(0.02)
+        app.control.revoke(task_id, terminate=True, reply=True, limit=1, timeout=10)
+
+
+if PATCHED_FIRST:
+    from celery.__main__ import main
+
+    sys.argv = ["celery", "-A", "tests.brokers.celery_outcomes_app", *sys.argv[2:]]
+    main()
+elif __name__ == "__main__":
+    for outcome in json.loads(sys.argv[1]):
+        send(outcome)

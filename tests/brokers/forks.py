@@ -1,0 +1,113 @@
+"""What the tests of forks and gauges share: the app, and sums over all processes of it."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from otel_queue_bridge.cli.receiver import Point, Receiver
+from tests.servers import Process, Processes, otel_env
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.brokers.celery_forks_app"
+SCOPE = "otel_queue_bridge"
+
+
+class Forking:
+    """The app of `celery_forks_app` under `opentelemetry-instrument`, on one broker."""
+
+    def __init__(self, broker: str, receiver: Receiver, processes: Processes, folder: Path) -> None:
+        self.receiver = receiver
+        self._processes = processes
+        self._folder = folder
+        self._notes = folder / "notes"
+        self.env = {
+            "APP_BROKER": broker,
+            "APP_NOTES": str(self._notes),
+            "APP_GATES": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "OTEL_METRIC_EXPORT_INTERVAL": "200",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery",
+        }
+
+    def worker(self, *arguments: str, **env: str) -> Process:
+        return self._processes.start(
+            "worker",
+            ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-l", "info", *arguments],
+            env=otel_env(self.receiver, "worker") | self.env | env,
+            ready=" ready.",
+            cwd=ROOT,
+        )
+
+    def submit(self, name: str, count: int = 1, **options: Any) -> None:
+        """Submit under `opentelemetry-instrument`, and wait until that process has exported."""
+        self.submit_all([{"name": name, "count": count, **options}])
+
+    def submit_all(self, messages: list[dict[str, Any]], **env: str) -> None:
+        self._send(["opentelemetry-instrument", sys.executable], messages, env)
+
+    def send(self, *messages: dict[str, Any]) -> None:
+        """Submit likewise, but without any telemetry."""
+        self._send([sys.executable], list(messages), {})
+
+    def _send(
+        self, interpreter: list[str], messages: list[dict[str, Any]], env: dict[str, str]
+    ) -> None:
+        caller = self._processes.start(
+            "caller",
+            [*interpreter, "-m", APP, json.dumps(messages)],
+            env=otel_env(self.receiver, "caller") | self.env | env,
+            cwd=ROOT,
+        )
+        assert caller.wait(30) == 0, caller.log()
+
+    def ran(self, name: str = "ok") -> list[str]:
+        """Return the ids of the tasks that ran, as they told without telemetry."""
+        return [task_id for kind, task_id, *_ in self.notes() if kind == name]
+
+    def notes(self) -> list[list[Any]]:
+        if not self._notes.exists():
+            return []
+        lines = self._notes.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def open_gate(self, name: str = "gate") -> None:
+        (self._folder / name).touch()
+
+    def executed(self) -> list[str]:
+        """Return the task id of every execute span that arrived."""
+        return [
+            span.attributes["messaging.message.id"]
+            for span in self.receiver.spans()
+            if span.name.startswith("execute ")
+        ]
+
+    def counts(self) -> Counter[tuple[str, ...]]:
+        """Sum our counters, and the counts of our histograms, over every process."""
+        return totals(self.receiver.latest())
+
+
+def totals(points: Iterable[Point]) -> Counter[tuple[str, ...]]:
+    """Sum up by metric, task name and, where there is one, status."""
+    sums: Counter[tuple[str, ...]] = Counter()
+    for point in points:
+        if point.scope == SCOPE and "task.name" in point.attributes:
+            names = (point.attributes["task.name"], point.attributes.get("task.status"))
+            key = (point.metric, *(name for name in names if name))
+            sums[key] += point.count if point.kind == "histogram" else int(point.value)
+    return sums
+
+
+def of_metric(points: Iterable[Point], metric: str) -> list[Point]:
+    return [point for point in points if point.metric == metric and point.scope == SCOPE]
+
+
+def instances(points: Iterable[Point], where: Callable[[Point], bool]) -> set[str]:
+    """Return the processes that exported such points of ours."""
+    return {
+        point.resource["service.instance.id"]
+        for point in points
+        if point.scope == SCOPE and where(point)
+    }
