@@ -209,3 +209,5 @@ class Adapter(NamedTuple):
     rivals: tuple[str, ...] = ()
     span_names: Mapping[str, str] = {}
     """Span names under `naming=system` that differ from the rule, by operation."""
+    interrupts: tuple[str, ...] = ()
+    """Names of exceptions that the library raises into running code, ours too: time limits."""

@@ -43,7 +43,7 @@ class Bridge(Operations):
 
     def __init__(self, adapter: Adapter, config: Config) -> None:
         super().__init__(adapter.system, config, adapter.span_names)
-        self._patches = Patches(adapter.system, self)
+        self._patches = Patches(adapter.system, self, adapter.interrupts)
         for hook in adapter.hooks:
             self._patches.install(hook)
 

@@ -656,3 +656,23 @@ def test_a_new_patching_after_an_undo_is_on(library, switch, patches):
     assert library.send("x") == "ours"
     again.undo()
     assert library.send("x") == ("sent", "x", (), {})
+
+
+class SoftTimeLimitExceeded(Exception):  # noqa: N818 - the host's names are the host's
+    pass
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_time_limit_that_strikes_in_our_code_is_the_tasks(library, switch, when, caplog):
+    def advice(call, recorder):
+        if when == "before":
+            raise SoftTimeLimitExceeded
+        yield
+        raise SoftTimeLimitExceeded
+
+    patches = Patches("made_up", switch, interrupts=("SoftTimeLimitExceeded",))
+    patches.install(hook("send", advice))
+    with pytest.raises(SoftTimeLimitExceeded):
+        library.send("a")
+    patches.undo()
+    assert caplog.records == []
