@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Span, Status, StatusCode
 
 from otel_queue_bridge import semconv
 from otel_queue_bridge.metrics import SCOPE, Measurements
@@ -37,6 +37,9 @@ _logger = logging.getLogger("otel_queue_bridge")
 _VERSION = version("otel-queue-bridge")
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s\"'<>]{1,256}(?=@)")
+
+_NO_SPAN = NonRecordingSpan(INVALID_SPAN_CONTEXT)
+"""Of an operation that is to have none: excluded, or a dispatch that is switched off."""
 
 _CACHED_TASKS = 1000
 """Attribute sets kept; task names from outside may be endless."""
@@ -80,7 +83,7 @@ class Operation:
         self._outcome: Outcome | None = None
         self._ended = False
         self._measured = measured
-        self._began = time.time()
+        self._began = time.perf_counter()
 
     def settle(self, outcome: Outcome) -> None:
         """Say what the operation came to; the last word counts."""
@@ -93,7 +96,7 @@ class Operation:
 
     def inject(self, carrier: MutableMapping[str, Any]) -> None:
         """Hand over: what runs next on behalf of this operation becomes its child."""
-        if self._span is not INVALID_SPAN:
+        if self._span.get_span_context().is_valid:
             self._operations.propagation.hand_over(carrier, self.context)
 
     def abandon(self) -> None:
@@ -157,7 +160,7 @@ class Operations:
         """Open a submit and write it into the task's carrier."""
         context = self.propagation.source(task, otel_context.get_current())
         operation = self._open(semconv.SUBMIT, task, Origin(context), None)
-        if task.carrier is not None and operation._span is not INVALID_SPAN:  # noqa: SLF001
+        if task.carrier is not None and operation._span is not _NO_SPAN:  # noqa: SLF001
             try:
                 self.propagation.submit(task.carrier, operation.context, task.eta)  # type: ignore[arg-type]
             except Exception as error:  # noqa: BLE001 - a propagator of the user's
@@ -167,7 +170,7 @@ class Operations:
     def dispatch(self, task: Task, *, start_time: int | None = None) -> Operation:
         """Open a dispatch; without dispatch spans, one that leaves the carrier alone."""
         if not self.config.dispatch_spans:
-            return Operation(self, semconv.DISPATCH, task, INVALID_SPAN, otel_context.get_current())
+            return Operation(self, semconv.DISPATCH, task, _NO_SPAN, otel_context.get_current())
         origin = self.propagation.origin(task, otel_context.get_current())
         return self._open(semconv.DISPATCH, task, origin, start_time)
 
@@ -189,12 +192,12 @@ class Operations:
         if step is semconv.DISPATCH:
             self.measurements.dispatched(task, outcome)
             return
-        duration = time.time() - began
+        duration = time.perf_counter() - began
         if step is semconv.SUBMIT:
             error_type = None if outcome is None else _error_type(outcome)
             self.measurements.submitted(task, error_type, duration)
         elif outcome is not None:
-            self.attempted(task, outcome, started=began, duration=duration)
+            self.attempted(task, outcome, started=time.time() - duration, duration=duration)
 
     def _open(
         self,
@@ -208,7 +211,7 @@ class Operations:
         name, fixed, excluded = self._fixed_for(step, task)
         if excluded:
             context = otel_context.get_current()
-            return Operation(self, step, task, INVALID_SPAN, context, measured=measured)
+            return Operation(self, step, task, _NO_SPAN, context, measured=measured)
         parent = trace.get_current_span(origin.context).get_span_context()
         doubtful = parent.is_valid and not parent.trace_flags.sampled
         attributes = fixed if doubtful else self._attributes(step, task, fixed, origin, start_time)
