@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -129,6 +129,9 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "conflicts": _one_of("replace", "yield"),
     }
 )
+
+FileOptions = make_dataclass("FileOptions", [(name, Any, None) for name in OPTIONS])
+"""What a declarative configuration (OTEL_CONFIG_FILE) may set: what it does not stays open."""
 
 # `opentelemetry-instrument` makes a command-line flag of every name here that begins with OTEL_.
 globals().update({VARIABLE + name.upper(): VARIABLE + name.upper() for name in OPTIONS})

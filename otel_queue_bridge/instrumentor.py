@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from otel_queue_bridge import lifecycle, metrics, relay, semconv
 from otel_queue_bridge.adapter import Call
-from otel_queue_bridge.config import Config, ConfigError, load
+from otel_queue_bridge.config import Config, ConfigError, FileOptions, load
 from otel_queue_bridge.operation import Operations
 from otel_queue_bridge.patching import Patches
 from otel_queue_bridge.relay import Relay
@@ -93,6 +93,8 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     queue: ClassVar[str]
     """Name of the library's adapter in the entry-point group."""
+
+    configuration = FileOptions
 
     def instrumentation_dependencies(self) -> Collection[str]:
         return adapter_named(self.queue).instruments

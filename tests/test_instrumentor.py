@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -392,3 +393,43 @@ def test_settling_again_says_nothing(rival, provider, caplog):
     caplog.clear()
     settle_conflicts()
     assert caplog.records == []
+
+
+DECLARED = """
+file_format: "1.0"
+propagator:
+  composite: [{tracecontext: {}}]
+instrumentation/development:
+  python:
+    queue_bridge_celery:
+      relation: link
+      excluded_tasks: ["a.*", b]
+      capture_arguments: {mail: [to]}
+"""
+
+SHOW = """
+from otel_queue_bridge import instrumentor
+config = instrumentor._bridges["celery"].config
+print(config.relation, config.naming, config.excluded_tasks, dict(config.capture_arguments))
+"""
+
+
+def test_options_come_from_a_declarative_configuration(tmp_path):
+    pytest.importorskip("opentelemetry.configuration")
+    file = tmp_path / "otel.yaml"
+    file.write_text(DECLARED)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    environment |= {
+        "OTEL_CONFIG_FILE": str(file),
+        "OTEL_PYTHON_QUEUE_BRIDGE_NAMING": "system",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery",
+    }
+    script = Path(sys.executable).parent / "opentelemetry-instrument"
+    result = subprocess.run(
+        [str(script), sys.executable, "-c", SHOW],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == "link system ('a.*', 'b') {'mail': frozenset({'to'})}\n", result.stderr
