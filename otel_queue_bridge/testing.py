@@ -6,7 +6,9 @@
 
 A `Rig` runs the library for real: a process that submits, a worker, and an OTLP receiver.
 Its tasks are `ok`, `span` (opens the span `inner`), `slow` (takes half a second), `fail` (raises
-`BoomError("it failed")`), `retry` (fails once, then succeeds) and `nested` (submits `ok`).
+`BoomError("it failed")`), `retry` (fails once, then succeeds), `nested` (submits `ok`), `echo`
+(takes `shown` and `hidden`) and `counted`. `span` notes the baggage entry `user` in `inner`. A caller
+has `user=alice` in its baggage; one that is hooked notes the task's name as `hook` in the span.
 """
 
 from __future__ import annotations
@@ -63,11 +65,27 @@ class Rig(Protocol):
 
         `caller` and `worker` are instrumented by the command (auto), in code before the
         library is imported (early) or after (late), are uninstrumented again (undone), have
-        our own code broken (broken), an SDK but no instrumentation (bare), or the
-        instrumentation but no SDK (off). A caller may have no broker (unreachable).
+        our own code broken (broken), have hooks (hooked), an SDK but no instrumentation
+        (bare), or the instrumentation but no SDK (off). A caller may have no broker
+        (unreachable). `delay` is a planned one, in seconds; the rest is for the task.
         """
 
+    def total(self, metric: str, task: str) -> float:
+        """Sum what all processes have last said of a counter, or counted in a histogram."""
+
+    def raw(self) -> bytes:
+        """Everything that was exported, as it was sent."""
+
     def task_name(self, task: str) -> str: ...
+
+
+SEVERAL = {
+    "capture_arguments": "echo:shown",
+    "exception_messages": "false",
+    "excluded_tasks": "o?",
+    "link_after": "1",
+}
+"""Options that do not get in each other's way; a worker takes a while to start."""
 
 
 def _only(spans: Sequence[Span], operation: str) -> Span:
@@ -111,6 +129,20 @@ class AdapterContract:
         assert execute.attributes["task.status"] == "success"
         assert execute.attributes["task.attempt"] == 1
         assert execute.attributes["task.wait"] >= 0
+
+    def test_baggage_is_readable_in_the_task(self, rig: Rig) -> None:
+        assert rig.run("span").spans(count=5)[-1].attributes["user"] == "alice"
+
+    def test_a_finished_task_is_counted_once(self, rig: Rig) -> None:
+        rig.run("counted").spans("execute")
+        names = ("submitted", "dispatched", "completed", "duration", "wait")
+        for name in names:
+            assert rig.total(f"task.{name}", rig.task_name("counted")) == 1
+
+    def test_no_argument_leaves_the_process(self, rig: Rig) -> None:
+        rig.run("echo", shown="very-visible", hidden="s3cr3t").spans("execute")
+        assert b"very-visible" not in rig.raw()
+        assert b"s3cr3t" not in rig.raw()
 
     def test_dispatch_ends_at_the_hand_over(self, rig: Rig) -> None:
         spans = rig.run("slow").spans(count=4)
@@ -183,6 +215,7 @@ class AdapterContract:
         ]
         assert (execute.trace_id, execute.parent_id) == (dispatch.trace_id, dispatch.span_id)
         assert execute.links == ()
+        assert spans[-1].attributes["user"] == "alice"
 
     def test_relation_none_leaves_two_traces(self, rig: Rig) -> None:
         run = rig.run("ok", options={"relation": "none"})
@@ -248,3 +281,62 @@ class AdapterContract:
         assert names[2] == f"{rig.system}.task.execute"
         assert spans[-1].attributes["status"] == "success"
         assert "task.status" not in spans[-1].attributes
+
+    def test_listed_arguments_and_no_others_are_recorded(self, rig: Rig) -> None:
+        run = rig.run("echo", options=SEVERAL, shown="listed", hidden="s3cr3t")
+        for operation in ("submit", "execute"):
+            (span,) = run.spans(operation)
+            assert span.attributes["task.argument.shown"] == "listed"
+        assert b"s3cr3t" not in rig.raw()
+
+    def test_without_exception_messages_the_type_is_all(self, rig: Rig) -> None:
+        (execute,) = rig.run("fail", options=SEVERAL).spans("execute")
+        assert execute.status == "ERROR"
+        assert execute.attributes["error.type"].endswith("BoomError")
+        (event,) = execute.events
+        assert "it failed" not in f"{execute.status_message} {event.attributes}"
+
+    def test_an_excluded_task_is_counted_and_not_traced(self, rig: Rig) -> None:
+        excluded = rig.run("ok", options=SEVERAL)
+        excluded.finished()
+        later = rig.run("span", options=SEVERAL).spans(count=5)
+        assert len({span.trace_id for span in later}) == 1
+        assert excluded.id.encode() not in rig.raw()
+        assert rig.total("task.completed", rig.task_name("ok")) >= 1
+
+    def test_a_long_planned_delay_links(self, rig: Rig) -> None:
+        run = rig.run("span", options=SEVERAL, delay=1.5)
+        (dispatch,) = run.spans("dispatch")
+        (submit,) = run.spans("submit")
+        (execute,) = run.spans("execute")
+        assert [link.span_id for link in dispatch.links] == [submit.span_id]
+        assert execute.parent_id == dispatch.span_id
+        assert execute.start - submit.start >= 1.4e9
+        assert execute.attributes["task.wait"] < 1.5
+
+    def test_hooks_see_the_span_and_the_task(self, rig: Rig) -> None:
+        run = rig.run("ok", caller="hooked", worker="hooked")
+        for operation in ("submit", "execute"):
+            assert run.spans(operation)[0].attributes["hook"] == rig.task_name("ok")
+
+    def test_what_is_not_sampled_is_counted_and_runs(self, rig: Rig) -> None:
+        run = rig.run("slow", options={"OTEL_TRACES_SAMPLER": "always_off"})
+        run.finished()
+        assert rig.total("task.completed", rig.task_name("slow")) >= 1
+        assert run.id.encode() not in rig.raw()
+
+    def test_naming_messaging_without_metrics(self, rig: Rig) -> None:
+        options = {"naming": "messaging", "metrics": "false"}
+        spans = rig.run("ok", options=options).spans(count=4)
+        queue = spans[1].attributes["messaging.destination.name"]
+        assert [span.name for span in spans[1:]] == [
+            f"submit {queue}",
+            f"dispatch {queue}",
+            f"execute {queue}",
+        ]
+        assert b"messaging.client.sent.messages" not in rig.raw()
+
+    def test_a_bad_option_leaves_the_queue_running(self, rig: Rig) -> None:
+        run = rig.run("ok", options={"relation": "sideways"})
+        run.finished()
+        assert (run.executed, run.error) == (1, "")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from opentelemetry import trace
+from opentelemetry import baggage, trace
 
 _tracer = trace.get_tracer("user")
 
@@ -21,8 +21,8 @@ def ran(task_id: str) -> None:
 
 
 def span() -> None:
-    with _tracer.start_as_current_span("inner"):
-        pass
+    with _tracer.start_as_current_span("inner") as inner:
+        inner.set_attribute("user", str(baggage.get_baggage("user")))
 
 
 def fail() -> None:

@@ -11,8 +11,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from opentelemetry import trace
-from opentelemetry.trace import format_trace_id
+from opentelemetry import baggage, trace
+from opentelemetry.context import attach
+from opentelemetry.trace import Span, format_trace_id
+
+from otel_queue_bridge.adapter import Task
 
 
 def main(mode: str, app: str, command: list[str]) -> None:
@@ -36,6 +39,10 @@ def prepare(mode: str, app: str) -> ModuleType:
         from otel_queue_bridge import operation
 
         setattr(operation.Operations, "_open", None)  # noqa: B010 - the private heart of it, on purpose
+    if mode == "hooked":
+        import otel_queue_bridge
+
+        otel_queue_bridge.instrument(submit_hook=note, execute_hook=note)
     module = importlib.import_module(app)
     if mode == "late":
         import otel_queue_bridge
@@ -46,10 +53,15 @@ def prepare(mode: str, app: str) -> ModuleType:
     return module
 
 
+def note(span: Span, task: Task) -> None:
+    span.set_attribute("hook", task.name)
+
+
 def submit(module: ModuleType, task: str, **options: Any) -> dict[str, str]:
     """Submit one task inside a span of the caller's own."""
     tracer = trace.get_tracer("user")
     answer = {"id": "", "error": ""}
+    attach(baggage.set_baggage("user", "alice"))
     with tracer.start_as_current_span("caller") as span:
         try:
             answer["id"] = module.submit(task, **options)

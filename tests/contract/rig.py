@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.cli.receiver import Point, Receiver, Span
 from tests.servers import Process, Processes, otel_env, wait_until
 
 BIN = Path(sys.executable).parent
@@ -123,6 +123,18 @@ class Fleet:
     def task_name(self, task: str) -> str:
         return task
 
+    def total(self, metric: str, task: str) -> float:
+        def told() -> list[Point]:
+            mine = {"task.name": task}.items()
+            points = self.receiver.latest()
+            return [p for p in points if p.metric == metric and mine <= p.attributes.items()]
+
+        points = wait_until(told, 30, f"{metric} of {task}")
+        return sum(p.count if p.kind == "histogram" else p.value for p in points)
+
+    def raw(self) -> bytes:
+        return self.receiver.raw()
+
     def run(
         self,
         task: str,
@@ -189,7 +201,13 @@ class Fleet:
             "CONTRACT_RAN": str(self._ran),
             "PYTHONPATH": str(ROOT),
         }
-        if mode in ("early", "late", "undone", "bare"):  # the SDK alone; the rest is in code
+        if mode in (
+            "early",
+            "late",
+            "undone",
+            "bare",
+            "hooked",
+        ):  # the SDK alone; the rest is in code
             env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "*"
         else:
             env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "celery"

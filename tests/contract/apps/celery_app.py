@@ -30,6 +30,17 @@ def ok(_: Task) -> None:
 
 
 @task
+def counted(_: Task) -> None:
+    pass
+
+
+@app.task(name="echo", bind=True)
+def echo(self: Task, shown: str, hidden: str) -> str:
+    bodies.ran(self.request.id)
+    return shown + hidden
+
+
+@task
 def span(_: Task) -> None:
     bodies.span()
 
@@ -55,5 +66,5 @@ def nested(_: Task) -> None:
     bodies.nested(submit)
 
 
-def submit(name: str) -> str:
-    return str(app.tasks[name].delay().id)
+def submit(name: str, delay: float = 0, **arguments: str) -> str:
+    return str(app.tasks[name].apply_async(kwargs=arguments, countdown=delay).id)
