@@ -5,9 +5,9 @@
         def rig(self): ...
 
 A `Rig` runs the library for real: a process that submits, a worker, and an OTLP receiver.
-Its tasks are `ok`, `span` (opens the span `inner`), `slow` (takes half a second), `fail` (raises
-`BoomError("it failed")`), `retry` (fails once, then succeeds), `nested` (submits `ok`), `echo`
-(takes `shown` and `hidden`) and `counted`. `span` notes the baggage entry `user` in `inner`. A caller
+Its tasks are `ok`, `span` (opens the span `inner` and notes the baggage entry `user` there),
+`slow` (takes half a second), `fail` (raises `BoomError("it failed")`), `retry` (fails once, then
+succeeds), `nested` (submits `ok`), `echo` (takes `shown` and `hidden`) and `counted`. A caller
 has `user=alice` in its baggage; one that is hooked notes the task's name as `hook` in the span.
 """
 

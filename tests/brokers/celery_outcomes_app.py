@@ -23,7 +23,7 @@ if PATCHED_FIRST:
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
-from kombu.serialization import register
+from kombu.serialization import register as register_serializer
 
 app = Celery("outcomes", broker=os.environ["APP_BROKER"])
 app.conf.update(
@@ -32,7 +32,9 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_log_format="%(name)s %(levelname)s %(message)s",
 )
-register("garbage", lambda _: "{", None, content_type="application/json", content_encoding="utf-8")
+register_serializer(
+    "garbage", lambda _: "{", None, content_type="application/json", content_encoding="utf-8"
+)
 notes = Path(os.environ["APP_NOTES"])
 
 
@@ -43,7 +45,11 @@ class Unpicklable(Exception):  # noqa: N818
 
 
 def task(name: str, **options: Any) -> Any:
-    return app.task(bind=True, name=name, **options)
+    def register(body: Any) -> Any:
+        app.task(body, bind=True, name=name, **options)
+        return body
+
+    return register
 
 
 def began(self: Task) -> bool:
