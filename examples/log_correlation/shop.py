@@ -1,0 +1,28 @@
+"""A Celery app whose log lines carry the trace; nothing in it is about tracing."""
+
+import os
+
+from celery import Celery
+from celery.utils.log import get_task_logger
+
+# What OpenTelemetry's logging instrumentation adds to each record, in Celery's two formats.
+TRACE = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s]"
+
+app = Celery("shop", broker=os.environ["BROKER_URL"])
+app.conf.update(
+    task_ignore_result=True,
+    worker_log_format=f"%(levelname)s {TRACE} %(message)s",
+    worker_task_log_format=f"%(levelname)s {TRACE} %(task_name)s: %(message)s",
+)
+logger = get_task_logger(__name__)
+
+
+@app.task
+def pack(order: int) -> None:
+    logger.info("packing order %d", order)
+    ship.delay(order)
+
+
+@app.task
+def ship(order: int) -> None:
+    logger.info("shipping order %d", order)
