@@ -120,8 +120,12 @@ class Operation(Protocol):
     def settle(self, outcome: Outcome) -> None:
         """Say what the operation came to; the last word counts."""
 
-    def inject(self, carrier: MutableMapping[str, Any]) -> None:
-        """Hand over: write this operation into a carrier, for what runs next on its behalf."""
+    def inject(self, carrier: MutableMapping[str, Any], *, once: bool = False) -> None:
+        """Hand over: write this operation into a carrier, for what runs next on its behalf.
+
+        If that is `once`, its execute has the same span id wherever it is reported: by the
+        process that runs it, or for one that was killed by its parent.
+        """
 
     def identify(self, task_id: str) -> None:
         """Name the task where its id is known only after the submit."""

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import traceback
+from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -94,10 +95,10 @@ class Operation:
         self.task.id = task_id
         self._span.set_attribute(semconv.MESSAGING_MESSAGE_ID, task_id)
 
-    def inject(self, carrier: MutableMapping[str, Any]) -> None:
+    def inject(self, carrier: MutableMapping[str, Any], *, once: bool = False) -> None:
         """Hand over: what runs next on behalf of this operation becomes its child."""
         if self._span.get_span_context().is_valid:
-            self._operations.propagation.hand_over(carrier, self.context)
+            self._operations.propagation.hand_over(carrier, self.context, once=once)
 
     def abandon(self) -> None:
         """Leave it to another process to report this operation; here it never ends."""
@@ -128,6 +129,23 @@ class Operation:
                 otel_context.detach(self._token)
 
 
+class _Ids:
+    """The SDK's generator of ids, but for the one span whose id is settled already."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    def generate_span_id(self) -> int:
+        span_id: int = _reserved.get() or self._generator.generate_span_id()
+        return span_id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+
+_reserved: ContextVar[int | None] = ContextVar("otel_queue_bridge.span_id", default=None)
+
+
 class Operations:
     """Opens the operations of one queue library, as one configuration wants them."""
 
@@ -150,6 +168,8 @@ class Operations:
             # The SDK may be set up after instrument().
             if not isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
                 self._tracer = provider.get_tracer(SCOPE, _VERSION, schema_url=semconv.SCHEMA_URL)
+                if hasattr(self._tracer, "id_generator"):  # the SDK's tracers have one each
+                    self._tracer.id_generator = _Ids(self._tracer.id_generator)
         if (
             self._tracer is None or isinstance(self._tracer, trace.NoOpTracer)  # OTEL_SDK_DISABLED
         ) and not self.measurements.active():
@@ -216,14 +236,14 @@ class Operations:
         doubtful = parent.is_valid and not parent.trace_flags.sampled
         attributes = fixed if doubtful else self._attributes(step, task, fixed, origin, start_time)
         tracer = self._tracer or trace.NoOpTracer()
-        span = tracer.start_span(
-            name,
-            origin.context,
-            step.kind,
-            attributes,
-            origin.links,
-            start_time,
-        )
+        reserving = None if origin.span_id is None else _reserved.set(origin.span_id)
+        try:
+            span = tracer.start_span(
+                name, origin.context, step.kind, attributes, origin.links, start_time
+            )
+        finally:
+            if reserving is not None:
+                _reserved.reset(reserving)
         if span.is_recording():
             if doubtful:  # a sampler that does not follow its parent
                 span.set_attributes(self._attributes(step, task, fixed, origin, start_time))

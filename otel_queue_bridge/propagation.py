@@ -25,7 +25,9 @@ SUBMITTED = "otel-submitted"
 PLANNED = "otel-planned"
 """When the task is planned to start, if later; seconds since the epoch."""
 DISPATCHED = "otel-dispatched"
-"""Present once the carrier holds a dispatch instead of the submit."""
+"""Present once the carrier holds a dispatch instead of the submit; `once`: of one execute."""
+_EXECUTE_ID = 0x9E3779B97F4A7C15
+"""Makes the span id of a dispatch's one execute from the dispatch's own."""
 _FAR_FUTURE = 1e11
 _OWN = frozenset({SUBMITTED, PLANNED, DISPATCHED})
 
@@ -59,7 +61,7 @@ def _text(value: object) -> str | None:
 class Origin:
     """Where an operation comes from: its context, links, and the times in its carrier."""
 
-    __slots__ = ("context", "links", "submitted")
+    __slots__ = ("context", "links", "span_id", "submitted")
 
     def __init__(
         self, context: Context, links: tuple[Link, ...] = (), submitted: float | None = None
@@ -68,6 +70,8 @@ class Origin:
         self.links = links
         self.submitted = submitted
         """When the task became due: the later of submit and plan, seconds since the epoch."""
+        self.span_id: int | None = None
+        """The one that the execute must have."""
 
 
 class Propagation:
@@ -112,13 +116,15 @@ class Propagation:
         if eta is not None and eta > now:
             carrier[PLANNED] = f"{eta:.6f}"
 
-    def hand_over(self, carrier: MutableMapping[str, Any], context: Context) -> None:
+    def hand_over(
+        self, carrier: MutableMapping[str, Any], context: Context, *, once: bool = False
+    ) -> None:
         """Write a dispatch into the carrier, for the execute that follows it."""
         propagator, fields, _ = self._fields()
         for field in fields:
             carrier.pop(field, None)
         propagator.inject(carrier, context=context)
-        carrier[DISPATCHED] = "1"
+        carrier[DISPATCHED] = "once" if once else "1"
 
     def source(self, task: Task, current: Context) -> Context:
         """Return a submit's context: the caller's, else what the caller left in the carrier."""
@@ -132,8 +138,13 @@ class Propagation:
             return self._related(current, delay=0.0)
         carrier, context = self._read(task.carrier, Context())
         submitted, due = _times(carrier)
-        if _getter.get(carrier, DISPATCHED):
-            return Origin(context, submitted=due)
+        dispatched = _getter.get(carrier, DISPATCHED)
+        if dispatched:
+            origin = Origin(context, submitted=due)
+            if dispatched == ["once"]:
+                dispatch = trace.get_current_span(context).get_span_context()
+                origin.span_id = dispatch.span_id ^ _EXECUTE_ID
+            return origin
         delay = 0.0 if due is None or submitted is None else due - submitted
         origin = self._related(context, delay)
         origin.submitted = due

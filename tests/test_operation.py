@@ -530,6 +530,27 @@ def test_a_failing_hook_is_logged_once_and_harmless(bench, caplog):
     assert "hook" in record.getMessage()
 
 
+def test_the_one_execute_of_a_dispatch_has_one_span_id_whoever_reports_it(bench):
+    b = bench()
+    carriers = {}, {}
+    for carrier, once in zip(carriers, (True, False), strict=True):
+        dispatch = b.operations.dispatch(Task("mail", "low", carrier={}))
+        dispatch.inject(carrier, once=once)
+        dispatch.end()
+    for carrier in carriers:
+        for _ in range(2):
+            mail = b.operations.execute(Task("mail", "low", carrier=carrier))
+            with mail, b.operations.execute(Task("inner", "low")):
+                pass
+    mails = [span for span in b.spans if span.name == "execute mail"]
+    first, again, other, last = [span.context.span_id for span in mails]
+    assert first == again
+    assert len({first, other, last}) == 3
+    inner = [span for span in b.spans if span.name == "execute inner"]
+    assert len({span.context.span_id for span in inner}) == 4
+    assert [span.parent.span_id for span in inner[:2]] == [first, first]
+
+
 def test_suppression_is_honoured(bench):
     operations = bench().operations
     with suppress_instrumentation():

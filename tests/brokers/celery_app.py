@@ -45,7 +45,8 @@ def headers(self: Task, *args: Any, **kwargs: Any) -> None:
 @app.task(name="hang", time_limit=1)
 def hang() -> None:
     with tracer.start_as_current_span("user work"):
-        time.sleep(60)
+        pass
+    time.sleep(60)
 
 
 @app.task(name="die")

@@ -2,61 +2,13 @@
 
 import json
 import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from otel_queue_bridge.cli.receiver import Receiver, Span
-from tests.servers import Process, Processes, otel_env, wait_until
-
-ROOT = Path(__file__).parents[2]
-APP = "tests.brokers.celery_app"
-
-Notes = list[list[Any]]
-
-
-class Shop:
-    """A user's app under `opentelemetry-instrument`, on one broker."""
-
-    def __init__(self, broker: str, receiver: Receiver, processes: Processes, folder: Path) -> None:
-        self.receiver = receiver
-        self._processes = processes
-        self._notes = folder / "notes"
-        self.env = {
-            "APP_BROKER": broker,
-            "APP_NOTES": str(self._notes),
-            "PYTHONPATH": str(ROOT),
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery",
-        }
-
-    def worker(self, *arguments: str, **env: str) -> Process:
-        command = ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-l", "info"]
-        return self._processes.start(
-            "worker",
-            [*command, *(arguments or ("-P", "prefork", "-c", "2"))],
-            env=self.env | otel_env(self.receiver, "worker") | env,
-            ready=" ready.",
-            cwd=ROOT,
-        )
-
-    def submit(self, *arguments: str, **env: str) -> int:
-        return self._processes.start(
-            "caller",
-            ["opentelemetry-instrument", sys.executable, "-m", APP, *arguments],
-            env=self.env | otel_env(self.receiver, "caller") | env,
-            cwd=ROOT,
-        ).wait(30)
-
-    def notes(self) -> Notes:
-        if not self._notes.exists():
-            return []
-        return [json.loads(line) for line in self._notes.read_text().splitlines()]
-
-    def spans(self, condition: Callable[[list[Span]], bool]) -> list[Span]:
-        return sorted(self.receiver.wait_for(condition, 30), key=lambda span: span.start)
+from tests.brokers.shop import Shop
+from tests.servers import Processes, wait_until
 
 
 def executes(spans: list[Span]) -> list[Span]:
@@ -115,6 +67,9 @@ def test_what_dies_in_the_child_is_one_error_in_the_trace(
     assert execute.attributes["task.status"] == "failure"
     assert execute.parent_id == dispatch.span_id
     assert execute.end > dispatch.end
+    # What the child had finished by then hangs under the span that the parent wrote.
+    work = [span for span in shop.receiver.spans() if span.name == "user work"]
+    assert [span.parent_id for span in work] == [execute.span_id] * (task == "hang")
 
 
 def test_message_protocol_1_keeps_the_trace(shop: Shop) -> None:

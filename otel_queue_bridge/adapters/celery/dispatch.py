@@ -31,7 +31,7 @@ def hand_over(call: Call, recorder: Recorder) -> None:
         return
     task = requested(request)
     operation = recorder.dispatch(task, start_time=start_time(request))
-    operation.inject(request.request_dict)
+    operation.inject(request.request_dict, once=True)
     operation.end()
     attempt = Attempt(request, task)
     call.kwargs = call.kwargs | {
