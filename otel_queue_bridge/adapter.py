@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     """What became of an attempt.
 
     `error` makes the span an error unless it is `expected`; `error_type` names the error
-    where its object never reached this process.
+    where its object never reached this process, or only something in its place.
     """
 
     status: Status

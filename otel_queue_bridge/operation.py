@@ -390,7 +390,7 @@ def _message(error: BaseException) -> str:
 def _error_type(outcome: Outcome) -> str | None:
     if outcome.expected:
         return None
-    if outcome.error is None:
+    if outcome.error is None or outcome.error_type is not None:
         return outcome.error_type and _encodable(outcome.error_type)
     kind = type(outcome.error)
     if kind.__module__ == "builtins":

@@ -1,6 +1,6 @@
 """A user's Celery app with one task for each way in which a task can end; its name says which.
 
-As a script it submits them, or, as `patched-first`, is `celery` under a gevent that came first.
+As a script it submits them.
 """
 
 import json
@@ -12,23 +12,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-PATCHED_FIRST = __name__ == "__main__" and sys.argv[1] == "patched-first"
-if PATCHED_FIRST:
-    from gevent import monkey
-
-    monkey.patch_all()
-    from opentelemetry.instrumentation.auto_instrumentation import initialize
-
-    initialize()
-
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 from kombu.serialization import register as register_serializer
+from opentelemetry import trace
 
 app = Celery("outcomes", broker=os.environ["APP_BROKER"])
 app.conf.update(
     task_ignore_result=True,
-    task_publish_retry=False,
     broker_connection_retry_on_startup=True,
     worker_log_format="%(name)s %(levelname)s %(message)s",
 )
@@ -105,6 +96,12 @@ def autoretry(self: Task) -> None:
         raise ConnectionError
 
 
+@task("autoretry of what no pickle carries", autoretry_for=(Unpicklable,), default_retry_delay=0)
+def autoretry_unpicklable(self: Task) -> None:
+    if self.request.retries == 0:
+        unpicklable(self)
+
+
 @task("last retry", autoretry_for=(ConnectionError,), default_retry_delay=0, max_retries=1)
 def last_retry(_: Task) -> None:
     raise ConnectionError
@@ -145,13 +142,20 @@ def hang_once(self: Task) -> None:
         time.sleep(60)
 
 
+def export() -> None:
+    """Spare what this child ran before: no span survives a kill but those that have left."""
+    trace.get_tracer_provider().force_flush()
+
+
 @task("os._exit")
 def leave(_: Task) -> None:
+    export()
     os._exit(3)
 
 
 @task("SIGKILL")
 def killed(_: Task) -> None:
+    export()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -159,12 +163,19 @@ def killed(_: Task) -> None:
 @task("SIGKILL, retried", acks_late=True, retry_on_worker_lost=True, default_retry_delay=0)
 def killed_once(self: Task) -> None:
     if began(self):
+        export()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 @task("SystemExit")
 def system_exit(_: Task) -> None:
     sys.exit(3)
+
+
+@task("SystemExit, requeued", acks_late=True, reject_on_worker_lost=True)
+def system_exit_once(self: Task) -> None:
+    if began(self):
+        sys.exit(3)
 
 
 def send(name: str) -> None:
@@ -190,11 +201,6 @@ def send(name: str) -> None:
         app.control.revoke(task_id, terminate=True, reply=True, limit=1, timeout=10)
 
 
-if PATCHED_FIRST:
-    from celery.__main__ import main
-
-    sys.argv = ["celery", "-A", "tests.brokers.celery_outcomes_app", *sys.argv[2:]]
-    main()
-elif __name__ == "__main__":
+if __name__ == "__main__":
     for outcome in json.loads(sys.argv[1]):
         send(outcome)

@@ -5,6 +5,7 @@ Here it is counted, and reported where the child is dead.
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -18,7 +19,7 @@ from otel_queue_bridge.adapter import (
     Task,
     failed,
 )
-from otel_queue_bridge.adapters.celery.outcome import classified
+from otel_queue_bridge.adapters.celery.outcome import classified, interrupted
 
 
 class Attempt:
@@ -32,13 +33,23 @@ class Attempt:
     def ran(self, call: Call, recorder: Recorder) -> None:
         """Count what the child reports: a triple of failed or not, value, and run time."""
         if not isinstance(call.args[0], tuple):  # a pool without children, left by SystemExit
-            self._count(recorder, failed(cause(call.args[0])), None)
+            error = cause(call.args[0])
+            self._count(recorder, failed(error.__context__ or error), None)
             return
         is_failure, value, runtime = call.args[0]
         if is_failure and isinstance(cause(value), SystemExit):
             return  # billiard 4.3 tells it twice: the loss of the child comes next
-        outcome = classified(self._request.task, cause(value)) if is_failure else SUCCESS
+        if is_failure:
+            outcome = classified(self._request.task, cause(value))
+        else:  # a green pool's terminated task tells False and nothing else; Celery itself tells 0
+            outcome = CANCELLED if is_failure is False and value is runtime is None else SUCCESS
         self._count(recorder, outcome, runtime or None)
+
+    def timed_out(self, _: Call, recorder: Recorder) -> None:
+        """Count what gevent's pool reports by this callback alone; a lost child is told besides."""
+        error = sys.exc_info()[1]
+        if error is not None:
+            self._count(recorder, interrupted(self._request.task, error), None)
 
     def lost(self, call: Call, recorder: Recorder) -> None:
         """Report what the child could not: it was killed, or ended by itself."""
@@ -48,6 +59,7 @@ class Attempt:
         started = self._request.time_start
         operation = recorder.execute(self._task, start_time=int(started * 1e9) if started else None)
         operation.settle(outcome)
+        operation.inject(self._request.request_dict)  # a retry may be submitted next
         operation.end()
         self._count(recorder, outcome, None)
 
@@ -57,11 +69,12 @@ class Attempt:
         if kind == "Terminated":
             # Cancelled for a lost connection, it is delivered again; else it was revoked.
             return RETRY if request._already_cancelled else CANCELLED  # noqa: SLF001
-        again = task.acks_late and (
-            (kind == "WorkerLostError" and task.reject_on_worker_lost)
-            or (kind == "TimeLimitExceeded" and not task.acks_on_timeout)
-        )
-        return Outcome("retry", error) if again else classified(task, error)
+        lost = kind in ("WorkerLostError", "SystemExit", "KeyboardInterrupt")
+        if lost and getattr(task, "retry_on_worker_lost", False):  # since Celery 5.7
+            retries = request.request_dict.get("retries") or 0
+            final = task.max_retries is not None and retries >= task.max_retries
+            return classified(task, error) if final else Outcome("retry", error)
+        return interrupted(task, error)
 
     def _count(self, recorder: Recorder, outcome: Outcome, runtime: float | None) -> None:
         if self._over:

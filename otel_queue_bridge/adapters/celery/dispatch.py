@@ -37,6 +37,7 @@ def hand_over(call: Call, recorder: Recorder) -> None:
     call.kwargs = call.kwargs | {
         "callback": recorder.advised(call.kwargs["callback"], attempt.ran),
         "error_callback": recorder.advised(call.kwargs["error_callback"], attempt.lost),
+        "timeout_callback": recorder.advised(call.kwargs["timeout_callback"], attempt.timed_out),
     }
 
 

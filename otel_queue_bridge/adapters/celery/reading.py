@@ -45,14 +45,29 @@ def queue(app: Any, delivery: Mapping[str, Any]) -> str:
     exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key") or ""
     if exchange:
         queues = app.amqp.queues
-        for queue in (queues.get(routing_key), *queues.values()):
+        for queue in (queues.get(routing_key), *queues.consume_from.values()):
             if (
                 queue is not None
                 and queue.exchange.name == exchange
-                and queue.routing_key == routing_key
+                and _binds(queue, str(routing_key))
             ):
                 return str(queue.name)
-    return str(routing_key)
+    return str(routing_key or exchange or "")
+
+
+def _binds(queue: Any, routing_key: str) -> bool:
+    if queue.exchange.type == "topic":
+        return _matches(str(queue.routing_key or "").split("."), routing_key.split("."))
+    return bool(queue.exchange.type == "fanout" or queue.routing_key == routing_key)
+
+
+def _matches(pattern: list[str], words: list[str]) -> bool:
+    """Match as a topic exchange does: `*` is one word, `#` any number of them."""
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(_matches(pattern[1:], words[start:]) for start in range(len(words) + 1))
+    return bool(words) and pattern[0] in ("*", words[0]) and _matches(pattern[1:], words[1:])
 
 
 def server(app: Any) -> tuple[str, int | None] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Call, Recorder, Task, failed
-from otel_queue_bridge.adapters.celery.reading import arguments, epoch, server
+from otel_queue_bridge.adapters.celery.reading import arguments, epoch, queue, server
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -48,9 +48,9 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def submit_eager(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task = call.instance
-    queue = str(task.app.conf.task_default_queue)
+    default = str(task.app.conf.task_default_queue)
     retries = call.kwargs.get("retries") or 0
-    with recorder.submit(Task(task.name, queue, attempt=retries + 1)) as operation:
+    with recorder.submit(Task(task.name, default, attempt=retries + 1)) as operation:
         yield
         if call.result is not None:
             operation.identify(call.result.id)
@@ -64,12 +64,14 @@ def cached_senders(state: ModuleType) -> Iterable[tuple[object, str]]:
 
 
 def _destination(amqp: Any, call: Call) -> str:
-    queue, exchange = call.argument(5, "queue"), call.argument(3, "exchange")
-    if queue is None and exchange is None:
+    chosen, exchange = call.argument(5, "queue"), call.argument(3, "exchange")
+    routing_key = call.argument(4, "routing_key")
+    if chosen is not None and not (exchange and routing_key):  # which win over a queue
+        return str(getattr(chosen, "name", chosen))
+    if exchange is None:
         return str(amqp.app.conf.task_default_queue)
-    if queue is None:
-        return str(call.argument(4, "routing_key") or getattr(exchange, "name", exchange))
-    return str(getattr(queue, "name", queue))
+    name = getattr(exchange, "name", exchange)
+    return queue(amqp.app, {"exchange": name, "routing_key": routing_key})
 
 
 def _published_arguments(app: Any, name: str, body: Any) -> Mapping[str, object]:
