@@ -28,7 +28,7 @@ from otel_queue_bridge.patching import Patches
 from otel_queue_bridge.relay import Relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from otel_queue_bridge.adapter import Adapter, Advice, Reading
@@ -125,8 +125,10 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _instrument(self, **kwargs: Any) -> None:
         config = load(kwargs)
-        if config.queues is not None and self.queue not in config.queues:
-            return
+        if config.queues is not None:
+            _check(config.queues)
+            if self.queue not in config.queues:
+                return
         adapter = adapter_named(self.queue)
         rivals = [rival for rival in adapter.rivals if _instrumented(rival)]
         if rivals and config.conflicts == "yield":
@@ -194,10 +196,7 @@ def instrument(*queues: str, **options: Any) -> None:
     config = load(options)
     known = adapters()
     named = queues or config.queues or ()
-    for queue in named:
-        if queue not in known:
-            message = f"there is no queue {queue!r}: known are {', '.join(sorted(known))}"
-            raise ConfigError(message)
+    _check(named)
     if queues:
         options["queues"] = queues
     for queue in named:
@@ -215,6 +214,14 @@ def instrument(*queues: str, **options: Any) -> None:
                 _logger.warning("%s is not instrumented: %s", queue, conflict)
 
 
+def _check(queues: Iterable[str]) -> None:
+    known = adapters()
+    for queue in queues:
+        if queue not in known:
+            message = f"there is no queue {queue!r}: known are {', '.join(sorted(known))}"
+            raise ConfigError(message)
+
+
 @contextlib.contextmanager
 def _contained(queue: str) -> Iterator[None]:
     """Keep what is wrong with one queue, a stranger's above all, from the others."""
@@ -230,6 +237,11 @@ def uninstrument(*queues: str) -> None:
         instrumentor = _instrumentor(queue)
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
+
+
+def instrumented() -> Mapping[str, Config]:
+    """Return what is instrumented now, and with which options."""
+    return {queue: bridge.config for queue, bridge in _bridges.items()}
 
 
 def adapters() -> tuple[str, ...]:

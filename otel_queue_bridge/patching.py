@@ -51,6 +51,10 @@ class _Patch:
                 setattr(self.owner, self.attribute, self._original)
 
 
+def _being_imported(module: ModuleType) -> bool:
+    return bool(getattr(module.__spec__, "_initializing", False))
+
+
 class Patches:
     """All that one adapter has patched; `undo` takes every bit of it back."""
 
@@ -58,6 +62,7 @@ class Patches:
         self._name = name
         self._recorder = recorder
         self._patches: list[_Patch] = []
+        self._aliases: list[tuple[str, str, object, object]] = []
         self._interrupts = interrupts
         self._reported: set[str] = set()
         self.on = True
@@ -87,6 +92,10 @@ class Patches:
     def undo(self) -> None:
         """Restore everything, the latest first."""
         self.on = False
+        for module, attribute, original, replacement in self._aliases:
+            found = sys.modules.get(module)
+            if found is not None and vars(found).get(attribute) is replacement:
+                setattr(found, attribute, original)
         while self._patches:
             self._patches.pop().undo()
 
@@ -124,13 +133,14 @@ class Patches:
 
     def _alias(self, alias: str, original: object, replacement: object) -> None:
         module, _, attribute = alias.partition(":")
+        self._aliases.append((module, attribute, original, replacement))
 
         def rebind(found: ModuleType) -> None:
-            # Imported after the patch, the module took the replacement by itself.
-            if getattr(found, attribute) is replacement:
-                setattr(found, attribute, original)
-            if getattr(found, attribute) is original:
-                self._patches.append(_Patch(found, attribute, original, replacement))
+            # Imported after the patch, or still being imported, it takes the replacement by itself.
+            if vars(found).get(attribute) is original:
+                setattr(found, attribute, replacement)
+            elif attribute not in vars(found) and not _being_imported(found):
+                raise AttributeError(attribute)
 
         self._when_imported(module, alias, rebind)
 

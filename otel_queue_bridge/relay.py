@@ -34,6 +34,7 @@ class Relay:
         # A full pipe must not hold up a task.
         os.set_blocking(self._write_end, False)
         self._dropped = 0
+        self._failed = False
         self._thread = threading.Thread(
             target=self._read, name="otel_queue_bridge.relay", daemon=True
         )
@@ -45,7 +46,7 @@ class Relay:
         line = json.dumps(arguments).encode() + b"\n"
         try:
             lost = len(line) > select.PIPE_BUF or os.write(self._write_end, line) == 0
-        except (BlockingIOError, BrokenPipeError):
+        except OSError:  # full, or closed in this process
             lost = True
         if lost:
             self._dropped += 1
@@ -56,14 +57,21 @@ class Relay:
         """Read what the children have left, for at most `timeout` seconds."""
         if self in _relays:
             _relays.remove(self)
-            os.close(self._write_end)  # with those of the children, who are gone: the end
+            # The number is soon another file's: forget it, a forked copy may still send.
+            end, self._write_end = self._write_end, -1
+            os.close(end)  # with those of the children, who are gone: the end
             self._thread.join(timeout)
 
     def _read(self) -> None:
         with os.fdopen(self._read_end, "rb") as pipe:
             for line in pipe:
-                name, unit, description, attributes, value = json.loads(line)
-                self._record(name, unit, description, tuple(map(tuple, attributes)), value)
+                try:
+                    name, unit, description, attributes, value = json.loads(line)
+                    self._record(name, unit, description, tuple(map(tuple, attributes)), value)
+                except Exception as error:  # noqa: BLE001, PERF203 - one bad record must not end the rest
+                    if not self._failed:
+                        self._failed = True
+                        _logger.warning("%s in a record of a child", type(error).__name__)
 
 
 def enter_child() -> None:

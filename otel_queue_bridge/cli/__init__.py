@@ -11,6 +11,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from otel_queue_bridge.cli.masking import masked
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,6 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("send one web request through a real queue and show its trace", "demo"),
+    "doctor": Command("find out why traces or metrics are missing, and what to do", ""),
 }
 
 
@@ -32,7 +35,7 @@ class CommandError(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {masked(message)}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""A user's Celery app whose tasks submit tasks and wait for the test; also the script that submits."""
+"""A user's Celery app whose tasks submit and wait for the test; also the script that submits."""
 
 import json
 import os

@@ -1,0 +1,116 @@
+"""`otel-queue-bridge doctor`: why do I see nothing, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from otel_queue_bridge.cli.doctor import (
+    broker,
+    export,
+    loading,
+    options,
+    patched,
+    tracing,
+    versions,
+)
+from otel_queue_bridge.cli.doctor.findings import Finding, problem
+from otel_queue_bridge.cli.doctor.libraries import libraries
+from otel_queue_bridge.cli.masking import header_values, masked
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterable, Iterator
+
+_SHORTEST = 8
+"""Length from which a header's value is hidden wherever it occurs: shorter ones are words, too."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
+    parser.add_argument("--probe", action="store_true", help="send one span to the collector")
+    parser.add_argument(
+        "--broker",
+        type=broker.broker_url,
+        metavar="URL",
+        help="connect to the broker (redis://, amqp://), and compare the clock of Redis with ours",
+    )
+
+
+def run(chosen: Namespace) -> int:
+    """Check everything, show what was found; 1 if something is broken."""
+    # OpenTelemetry takes an empty variable for an unset one.
+    environment = {name: value for name, value in os.environ.items() if value.strip()}
+    config = options.effective(os.environ)
+    found = libraries()
+    checks = {
+        "versions": versions.findings(found),
+        "loading": loading.findings(environment, found, config),
+        "patched now": patched.findings(environment, found, config),
+        "options": options.findings(os.environ, config),
+        "export": export.findings(environment, send_span=chosen.probe),
+        "forks": options.forks(config),
+        "propagation": tracing.propagation(environment),
+        "sampling": tracing.sampling(environment),
+        "privacy": options.privacy(config),
+        "broker": broker.findings(chosen.broker),
+    }
+    secrets = {value for value in header_values(environment) if len(value) >= _SHORTEST}
+    report = {
+        check: [_masked(finding, secrets) for finding in _contained(findings)]
+        for check, findings in checks.items()
+    }
+    sys.stdout.write(as_json(report) if chosen.json else as_text(report))
+    return int(any(finding.level == "problem" for found in report.values() for finding in found))
+
+
+def as_json(report: dict[str, list[Finding]]) -> str:
+    """Write the findings as one list."""
+    entries = [
+        {"check": check, **finding._asdict()}
+        for check, findings in report.items()
+        for finding in findings
+    ]
+    return json.dumps(entries, indent=2) + "\n"
+
+
+def as_text(report: dict[str, list[Finding]]) -> str:
+    """Write the findings in groups, what to do below each, and a sum."""
+    lines: list[str] = []
+    for check, findings in report.items():
+        lines += ["", check] if lines else [check]
+        for finding in findings:
+            lines.append(f"  {finding.level:8} {finding.message}")
+            lines += [f"           > {finding.advice}"] if finding.advice else []
+    levels = [finding.level for findings in report.values() for finding in findings]
+    lines += ["", f"problems: {levels.count('problem')}, warnings: {levels.count('warning')}"]
+    return "".join(f"{_printable(line)}\n" for line in lines)
+
+
+def _contained(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Keep a check that fails from the others."""
+    try:
+        yield from findings
+    except Exception as error:  # noqa: BLE001 - environments are stranger than we can think of
+        yield problem(
+            f"this check failed itself: {type(error).__name__}: {error}",
+            "please report it, with this line",
+        )
+
+
+def _masked(finding: Finding, secrets: set[str]) -> Finding:
+    level, message, advice, details = finding
+    shown = {
+        name: masked(value, secrets) if isinstance(value, str) else value
+        for name, value in details.items()
+    }
+    return Finding(level, masked(message, secrets), masked(advice, secrets), shown)
+
+
+def _printable(text: str) -> str:
+    # A server's answer could carry sequences that make the terminal do things.
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )

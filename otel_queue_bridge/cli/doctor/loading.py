@@ -1,0 +1,162 @@
+"""What `opentelemetry-instrument` will load, and what stands in the way."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from importlib.metadata import distributions, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from otel_queue_bridge.cli.doctor.findings import ok, problem, warning
+from otel_queue_bridge.cli.doctor.versions import installed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from otel_queue_bridge.cli.doctor.findings import Finding
+    from otel_queue_bridge.cli.doctor.libraries import Library
+    from otel_queue_bridge.config import Config
+
+DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+_PREFIX = "queue_bridge_"
+_COMMAND = "opentelemetry-instrument"
+
+
+class Neighbour(NamedTuple):
+    """A distribution that also patches queue libraries, and how to keep the two apart."""
+
+    distribution: str
+    message: str
+    advice: str
+
+
+_NEIGHBOURS = (
+    Neighbour(
+        "opentelemetry-instrumentor-dramatiq",
+        "records each Dramatiq task a second time",
+        "pip uninstall opentelemetry-instrumentor-dramatiq",
+    ),
+    Neighbour(
+        "sentry-sdk",
+        "traces Celery, Dramatiq and RQ, too, if its tracing is on",
+        "leave one out: sentry_sdk.init(disabled_integrations=[CeleryIntegration()])",
+    ),
+    Neighbour(
+        "ddtrace",
+        "patches the same libraries under ddtrace-run",
+        "export DD_TRACE_CELERY_ENABLED=false DD_TRACE_DRAMATIQ_ENABLED=false"
+        " DD_TRACE_RQ_ENABLED=false",
+    ),
+)
+
+
+def disabled(environment: Mapping[str, str]) -> list[str]:
+    """Return the names of instrumentations that the user has switched off."""
+    names = environment.get(DISABLED, "").split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
+def is_disabled(queue: str, environment: Mapping[str, str]) -> bool:
+    return not {f"{_PREFIX}{queue}", "*"}.isdisjoint(disabled(environment))
+
+
+def findings(
+    environment: Mapping[str, str], libraries: list[Library], config: Config
+) -> Iterator[Finding]:
+    yield _command()
+    yield _distro(environment)
+    for library in libraries:
+        if library.works:
+            ours = _ours(library.queue, environment, config)
+            yield ours
+            if ours.level == "ok":
+                yield from _rivals(library, environment, config)
+    known = [library.queue for library in libraries]
+    for queue in config.queues or ():
+        if queue not in known:
+            yield problem(
+                f"{config.origin['queues']} names {queue!r}, and there is no such queue",
+                f"choose from {', '.join(known)}",
+            )
+    for distribution, message, advice in _NEIGHBOURS:
+        if found := installed(distribution):
+            yield warning(f"{distribution} {found} {message}", advice)
+    yield from _twice()
+
+
+def _command() -> Finding:
+    own = Path(sysconfig.get_path("scripts"), _COMMAND)
+    found = shutil.which(_COMMAND)
+    if found and Path(found).resolve() == own.resolve():
+        return ok(f"{_COMMAND} on the PATH is that of this environment")
+    return warning(
+        f"{_COMMAND} on the PATH belongs to another environment: {found}"
+        if found
+        else f"{_COMMAND} is not on the PATH",
+        f"start with {own}",
+    )
+
+
+def _distro(environment: Mapping[str, str]) -> Finding:
+    names = {
+        point.dist.name if point.dist else point.name
+        for point in entry_points(group="opentelemetry_configurator")
+    }
+    if names:
+        return ok(f"the SDK is configured from the environment by {', '.join(sorted(names))}")
+    message, advice = "no distro is installed", "pip install opentelemetry-distro"
+    if "OTEL_TRACES_EXPORTER" in environment:
+        return problem(f"{message}: OTEL_TRACES_EXPORTER has no effect", advice)
+    return warning(f"{message}: {_COMMAND} configures no SDK, your code has to", advice)
+
+
+def _ours(queue: str, environment: Mapping[str, str], config: Config) -> Finding:
+    name = _PREFIX + queue
+    if is_disabled(queue, environment):
+        rest = ",".join(other for other in disabled(environment) if other not in {name, "*"})
+        return warning(
+            f"{queue} is switched off by {DISABLED}={environment[DISABLED]}",
+            f"export {DISABLED}={rest}" if rest else f"unset {DISABLED}",
+        )
+    if config.queues is not None and queue not in config.queues:
+        origin = config.origin.get("queues", "")
+        return warning(
+            f"{queue} is left out by {origin}={','.join(config.queues)}", f"add {queue} to {origin}"
+        )
+    if not entry_points(group="opentelemetry_instrumentor", name=name):
+        return ok(
+            f"{queue}: {_COMMAND} does not load it", f'call otel_queue_bridge.instrument("{queue}")'
+        )
+    return ok(f"{queue}: {_COMMAND} loads {name}")
+
+
+def _rivals(library: Library, environment: Mapping[str, str], config: Config) -> Iterator[Finding]:
+    off = disabled(environment)
+    for point in entry_points(group="opentelemetry_instrumentor"):
+        if point.value not in library.rivals or point.name in off or "*" in off:
+            continue
+        line = f"export {DISABLED}={','.join([*off, point.name])}"
+        if config.conflicts == "replace":
+            yield warning(
+                f"{point.value} is installed, too: ours takes its place when both are loaded",
+                f"to say so yourself: {line}",
+            )
+        else:
+            yield warning(
+                f"{library.queue} is left to {point.value}, as conflicts=yield wants it",
+                f"to have ours: {line}",
+            )
+
+
+def _twice() -> Iterator[Finding]:
+    providers = {
+        (distribution.metadata["Name"], distribution.version, str(distribution.locate_file("")))
+        for distribution in distributions()
+        for point in distribution.entry_points
+        if point.group == "opentelemetry_instrumentor" and point.name.startswith(_PREFIX)
+        if point.value.startswith("otel_queue_bridge.")
+    }
+    if len(providers) > 1:
+        shown = ", ".join(f"{name} {found} in {where}" for name, found, where in sorted(providers))
+        yield warning(f"we are installed more than once: {shown}", "uninstall all but one")

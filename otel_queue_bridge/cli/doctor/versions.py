@@ -1,0 +1,97 @@
+"""Which versions are installed, against those that were tested."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from typing import TYPE_CHECKING
+
+from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
+from packaging.requirements import Requirement
+
+from otel_queue_bridge.cli.doctor.findings import ok, problem, warning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_queue_bridge.cli.doctor.findings import Finding
+    from otel_queue_bridge.cli.doctor.libraries import Library
+
+_OURS = "otel-queue-bridge"
+
+
+def installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def findings(libraries: list[Library]) -> Iterator[Finding]:
+    yield _python()
+    yield ok(f"{_OURS} {version(_OURS)}")
+    for line in requires(_OURS) or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _required(requirement)
+    yield _sdk()
+    for library in libraries:
+        yield _queue(library)
+    if not any(library.works for library in libraries):
+        yield warning(
+            "no queue library that can be instrumented is installed in this environment",
+            "run doctor with the Python of the web app or the worker",
+        )
+
+
+def _python() -> Finding:
+    found = platform.python_version()
+    minor = ".".join(found.split(".")[:2])
+    classifiers = metadata(_OURS).get_all("Classifier") or ()
+    if f"Programming Language :: Python :: {minor}" in classifiers:
+        return ok(f"Python {found}")
+    return warning(f"Python {found} is not tested", "use a tested one: see the README")
+
+
+def _required(requirement: Requirement) -> Finding:
+    found = installed(requirement.name)
+    if get_dependency_conflicts([requirement]) is None:
+        return ok(f"{requirement.name} {found}")
+    return problem(
+        f"{requirement.name} is {found or 'missing'}: needed is {requirement}",
+        f"pip install '{requirement}'",
+    )
+
+
+def _sdk() -> Finding:
+    sdk, api = installed("opentelemetry-sdk"), installed("opentelemetry-api")
+    if sdk is None:
+        return problem(
+            "opentelemetry-sdk is not installed: nothing can be recorded",
+            "pip install opentelemetry-distro opentelemetry-exporter-otlp-proto-http",
+        )
+    if sdk != api:
+        return warning(
+            f"opentelemetry-sdk {sdk} is made for its own version of the API, and that is {api}",
+            f"pip install opentelemetry-sdk=={api}",
+        )
+    return ok(f"opentelemetry-sdk {sdk}")
+
+
+def _queue(library: Library) -> Finding:
+    queue, adapter, conflict, error = library
+    if error or adapter is None:
+        return problem(
+            f"the adapter of {queue} cannot be loaded: {error}", "update or remove its package"
+        )
+    tested = ", ".join(adapter.instruments)
+    if conflict is None:
+        name = Requirement(adapter.instruments[0]).name
+        return ok(f"{name} {installed(name)} (tested: {tested})", queue=queue)
+    if conflict.found is None:
+        return ok(f"{queue} is not installed (tested: {tested})", queue=queue)
+    return problem(
+        f"{conflict.found} will not be instrumented: tested is {tested}",
+        "pip install " + " ".join(f"'{requirement}'" for requirement in adapter.instruments),
+        queue=queue,
+    )

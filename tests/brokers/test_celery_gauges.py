@@ -1,0 +1,301 @@
+"""How many workers there are, and what waits for them, as a worker on a real broker tells."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import kombu
+import pytest
+import redis
+
+from otel_queue_bridge.cli.receiver import Receiver
+from tests.brokers.forks import Forking, of_metric
+from tests.servers import Process, Processes, Valkey, wait_until
+
+WORKERS = "task.workers.active"
+DEPTH = "task.queue.depth"
+ONE_AT_A_TIME = {"worker_prefetch_multiplier": 1, "task_acks_late": True}
+"""A busy worker holds the tasks it runs and no other."""
+PRIORITIES = {
+    "broker_transport_options": {
+        "priority_steps": [0, 3, 6, 9],
+        "queue_order_strategy": "priority",
+        "sep": ":",
+    },
+}
+
+
+class Watched(Forking):
+    """Reads what a worker has told last."""
+
+    def last(self, metric: str) -> dict[str, float]:
+        """Return the values of the last export that had this metric, by queue."""
+        points = of_metric(self.receiver.points(), metric)
+        latest = max((point.time for point in points), default=0)
+        return {
+            point.attributes.get("messaging.destination.name", ""): point.value
+            for point in points
+            if point.time == latest
+        }
+
+    def wait_for(self, metric: str, expected: dict[str, float], timeout: float = 20) -> None:
+        try:
+            wait_until(lambda: self.last(metric) == expected, timeout)
+        except TimeoutError:
+            assert self.last(metric) == expected
+            raise
+
+    def exports(self, metric: str = WORKERS) -> int:
+        return len(of_metric(self.receiver.points(), metric))
+
+    def wait_for_exports(self, number: int, metric: str = WORKERS) -> None:
+        """Wait for this many more exports: what is true from now on holds in the last of them."""
+        seen = self.exports(metric)
+        wait_until(lambda: self.exports(metric) >= seen + number, 60, f"{number} exports")
+
+    def block(self, slots: int, queue: str = "celery") -> None:
+        """Give every slot of the worker a task that waits for the test."""
+        self.send({"name": "gate", "queue": queue, "count": slots})
+        wait_until(lambda: len(self.ran("gate")) == slots, 30, "all slots are busy")
+
+
+@pytest.fixture(params=["redis_url", "amqp_url"])
+def shop(
+    request: pytest.FixtureRequest, receiver: Receiver, processes: Processes, tmp_path: Path
+) -> Watched:
+    return Watched(request.getfixturevalue(request.param), receiver, processes, tmp_path)
+
+
+@pytest.fixture
+def redis_shop(redis_url: str, receiver: Receiver, processes: Processes, tmp_path: Path) -> Watched:
+    return Watched(redis_url, receiver, processes, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "slots"),
+    [
+        pytest.param(("-P", "prefork", "-c", "3"), 3, id="prefork"),
+        pytest.param(("-P", "threads", "-c", "4"), 4, id="threads"),
+        pytest.param(("-P", "solo"), 1, id="solo"),
+    ],
+)
+def test_as_many_workers_as_tasks_can_run_at_once(
+    redis_shop: Watched, arguments: tuple[str, ...], slots: int
+) -> None:
+    shop = redis_shop
+    worker = shop.worker(*arguments)
+    shop.wait_for(WORKERS, {"": slots})
+    shop.wait_for_exports(3)
+    points = of_metric(shop.receiver.points(), WORKERS)
+    assert {(point.kind, point.monotonic, point.unit) for point in points} == {
+        ("sum", False, "{worker}")
+    }
+    assert {json.dumps(point.attributes) for point in points} == {'{"messaging.system": "celery"}'}
+    assert len({point.resource["service.instance.id"] for point in points}) == 1
+    assert worker.stop(signal.SIGTERM, timeout=30) == 0
+    ended = of_metric(shop.receiver.points(), WORKERS)
+    assert {point.value for point in ended} == {slots}, "also while it ends"
+    assert len({point.resource["service.instance.id"] for point in ended}) == 1
+
+
+def test_two_workers_add_up(redis_shop: Watched) -> None:
+    shop = redis_shop
+    shop.worker("-P", "threads", "-c", "2", "-n", "one@localhost")
+    shop.worker("-P", "threads", "-c", "3", "-n", "two@localhost")
+
+    def total() -> float:
+        return sum(point.value for point in of_metric(shop.receiver.latest(), WORKERS))
+
+    wait_until(lambda: total() == 5, 20)
+
+
+def test_a_pool_that_grows_is_read_again(redis_shop: Watched) -> None:
+    shop = redis_shop
+    shop.worker("-P", "prefork", "--autoscale", "3,1")
+    shop.wait_for(WORKERS, {"": 1})
+    shop.send({"name": "gate", "count": 3})
+    shop.wait_for(WORKERS, {"": 3})
+    shop.open_gate()
+
+
+def test_what_waits_at_the_broker_is_depth_and_what_the_worker_holds_is_not(
+    shop: Watched,
+) -> None:
+    shop.worker(*("-P", "threads", "-c", "2", "-Q", "a,b"), APP_CONF=json.dumps(ONE_AT_A_TIME))
+    shop.wait_for(DEPTH, {"a": 0, "b": 0})
+    shop.block(2, "a")
+    shop.wait_for_exports(2)
+    shop.wait_for(DEPTH, {"a": 0, "b": 0})
+    shop.send(
+        {"name": "ok", "queue": "a", "count": 3},
+        {"name": "ok", "queue": "b", "count": 5},
+        {"name": "ok", "queue": "c", "count": 7},  # which nobody consumes
+    )
+    shop.wait_for(DEPTH, {"a": 3, "b": 5})
+    (point, *_) = of_metric(shop.receiver.latest(), DEPTH)
+    assert (point.kind, point.unit) == ("gauge", "{task}")
+    assert point.attributes.keys() == {"messaging.system", "messaging.destination.name"}
+    shop.open_gate()
+    shop.wait_for(DEPTH, {"a": 0, "b": 0})
+    assert len(shop.ran("ok")) == 8
+
+
+def test_prefetched_messages_are_not_depth(redis_shop: Watched) -> None:
+    shop = redis_shop
+    conf = {"worker_prefetch_multiplier": 3}
+    shop.worker("-P", "threads", "-c", "1", APP_CONF=json.dumps(conf))
+    shop.block(1)
+    shop.send({"name": "ok", "count": 6})
+    # The one that runs was acknowledged when it began: three more are held.
+    shop.wait_for(DEPTH, {"celery": 3})
+    shop.open_gate()
+    shop.wait_for(DEPTH, {"celery": 0})
+
+
+def test_four_messages_over_three_priorities_are_four(redis_shop: Watched) -> None:
+    shop = redis_shop
+    conf = json.dumps(ONE_AT_A_TIME | PRIORITIES)
+    shop.worker("-P", "threads", "-c", "1", APP_CONF=conf)
+    shop.block(1)
+    shop.env["APP_CONF"] = conf
+    shop.send(*({"name": "ok", "priority": priority} for priority in (0, 3, 9, 9)))
+    shop.wait_for(DEPTH, {"celery": 4})
+    shop.open_gate()
+    shop.wait_for(DEPTH, {"celery": 0})
+    assert len(shop.ran("ok")) == 4
+
+
+def test_four_over_three_priorities_of_one_queue_on_rabbitmq(
+    amqp_url: str, receiver: Receiver, processes: Processes, tmp_path: Path
+) -> None:
+    shop = Watched(amqp_url, receiver, processes, tmp_path)
+    conf = json.dumps(ONE_AT_A_TIME | {"task_queue_max_priority": 10})
+    shop.env["APP_CONF"] = conf
+    shop.worker("-P", "threads", "-c", "1")
+    shop.block(1)
+    shop.send(*({"name": "ok", "priority": priority} for priority in (0, 3, 9, 9)))
+    shop.wait_for(DEPTH, {"celery": 4})
+    shop.open_gate()
+
+
+def test_a_delayed_message_is_not_depth(redis_shop: Watched) -> None:
+    shop = redis_shop
+    shop.worker("-P", "threads", "-c", "1")
+    shop.send({"name": "ok", "count": 3, "countdown": 600}, {"name": "ok"})
+    wait_until(lambda: shop.ran("ok"))
+    shop.wait_for_exports(3)
+    assert shop.last(DEPTH) == {"celery": 0}
+
+
+def test_a_queue_that_is_gone_is_empty(shop: Watched) -> None:
+    worker = shop.worker(
+        *("-P", "threads", "-c", "1", "-Q", "a,b"), APP_CONF=json.dumps(ONE_AT_A_TIME)
+    )
+    shop.block(1, "a")
+    shop.send({"name": "ok", "queue": "b", "count": 2})
+    shop.wait_for(DEPTH, {"a": 0, "b": 2})
+    delete(shop.env["APP_BROKER"], "b")
+    shop.wait_for(DEPTH, {"a": 0, "b": 0})
+    shop.wait_for_exports(3)
+    assert shop.last(DEPTH) == {"a": 0, "b": 0}
+    assert "no reading" not in worker.log()
+
+
+def delete(broker: str, queue: str) -> None:
+    if broker.startswith("redis"):
+        with redis.Redis.from_url(broker) as client:
+            assert client.delete(queue) == 1
+    else:
+        with kombu.Connection(broker) as connection, connection.channel() as channel:
+            channel.queue_delete(queue)
+
+
+def test_depth_can_be_switched_off(redis_shop: Watched) -> None:
+    shop = redis_shop
+    shop.worker("-P", "solo", OTEL_PYTHON_QUEUE_BRIDGE_QUEUE_DEPTH="false")
+    shop.wait_for_exports(3)
+    assert of_metric(shop.receiver.points(), DEPTH) == []
+
+
+def test_a_caller_reads_no_depth(redis_shop: Watched) -> None:
+    shop = redis_shop
+    shop.submit("ok", 2)
+    assert shop.counts()["task.submitted", "ok"] == 2
+    assert of_metric(shop.receiver.points(), DEPTH) == []
+    assert of_metric(shop.receiver.points(), WORKERS) == []
+
+
+class Broker:
+    """A Valkey of the test's own, which it may stop."""
+
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self.url = Valkey(processes, folder).url
+        self.process: Process = processes.started[-1]
+
+
+@pytest.fixture
+def broker(processes: Processes, tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "valkey"
+    folder.mkdir()
+    broker = Broker(processes, folder)
+    yield broker
+    broker.process.signal_all(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "dies"])
+def test_a_broker_that_is_down_gives_no_reading_one_warning_and_stops_no_export(
+    broker: Broker,
+    receiver: Receiver,
+    processes: Processes,
+    tmp_path: Path,
+    number: int,
+) -> None:
+    shop = Watched(broker.url, receiver, processes, tmp_path)
+    worker = shop.worker("-P", "threads", "-c", "2", "-Q", "a,b")
+    shop.wait_for(DEPTH, {"a": 0, "b": 0})
+    assert not warnings(worker)
+    broker.process.signal_all(number)
+    worker.wait_for(lambda: warnings(worker))
+    seen = shop.exports(DEPTH)
+    shop.wait_for_exports(10)
+    assert shop.exports(DEPTH) == seen
+    assert shop.last(WORKERS) == {"": 2}
+    assert len(warnings(worker)) == 1, warnings(worker)
+    if number == signal.SIGSTOP:
+        broker.process.signal_all(signal.SIGCONT)
+        worker.wait_for(lambda: shop.exports(DEPTH) > seen)
+        shop.submit("ok", queue="a")
+        worker.wait_for(lambda: shop.ran("ok"))
+
+
+def warnings(worker: Process) -> list[str]:
+    return [line for line in worker.log().splitlines() if "no reading of" in line]
+
+
+def test_a_worker_whose_broker_is_down_ends_when_told(
+    broker: Broker, receiver: Receiver, processes: Processes, tmp_path: Path
+) -> None:
+    """The last export reads the depth too, and that must not keep the process."""
+    shop = Watched(broker.url, receiver, processes, tmp_path)
+    worker = shop.worker("-P", "threads", "-c", "1")
+    shop.wait_for(DEPTH, {"celery": 0})
+    broker.process.signal_all(signal.SIGKILL)
+    worker.wait_for(lambda: warnings(worker))
+    worker.stop(signal.SIGTERM, timeout=60)
+    assert worker.members() == set()
+
+
+def test_the_brokers_connections_do_not_pile_up(redis_shop: Watched, valkey: Valkey) -> None:
+    shop = redis_shop
+    shop.worker("-P", "solo", OTEL_METRIC_EXPORT_INTERVAL="50")
+    shop.wait_for(DEPTH, {"celery": 0})
+
+    def connections() -> int:
+        with valkey.client() as client:
+            return len(client.client_list())
+
+    shop.wait_for_exports(5)
+    few = connections()
+    shop.wait_for_exports(40)
+    assert connections() <= few + 2

@@ -1,0 +1,523 @@
+# ruff: noqa: SLF001 - what is kept shows in private tables only
+"""The instruments: their names, when they count, and what a source that fails costs."""
+
+import logging
+import threading
+
+import pytest
+from opentelemetry import metrics as api
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from otel_queue_bridge import semconv
+from otel_queue_bridge.adapter import (
+    CANCELLED,
+    IGNORED,
+    REJECTED,
+    RETRY,
+    SUCCESS,
+    Outcome,
+    Reading,
+    Task,
+    failed,
+)
+from otel_queue_bridge.config import load
+from otel_queue_bridge.metrics import SCOPE, Measurements
+from otel_queue_bridge.operation import Operations
+
+PATIENCE = 20
+"""Seconds after which something hangs for good."""
+
+
+class Bench:
+    """The measurements of made-up queues on one SDK, and what its reader collects."""
+
+    def __init__(self):
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self.reader])
+
+    def measurements(self, system="fake", **options):
+        return Measurements(system, self.config(**options))
+
+    def config(self, **options):
+        return load({"meter_provider": self.provider, **options}, environment={})
+
+    def collect(self):
+        """Return our metrics by name."""
+        data = self.reader.get_metrics_data()
+        resources = data.resource_metrics if data else ()
+        scopes = [scope for resource in resources for scope in resource.scope_metrics]
+        ours = [scope for scope in scopes if scope.scope.name == SCOPE]
+        found = [metric for scope in ours for metric in scope.metrics]
+        assert len({metric.name for metric in found}) == len(found)
+        return {metric.name: metric for metric in found}
+
+    def points(self, metric):
+        found = self.collect().get(metric)
+        return [] if found is None else list(found.data.data_points)
+
+    def totals(self, metric, *attributes):
+        """Return count or value by the values of these attributes."""
+        result = {}
+        for point in self.points(metric):
+            key = tuple(point.attributes.get(name) for name in attributes)
+            value = getattr(point, "value", None)
+            result[key] = result.get(key, 0) + (point.count if value is None else value)
+        return result
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.provider.shutdown()
+
+
+def task(name="signup", queue="mail", **facts):
+    return Task(name, queue, **facts)
+
+
+def one_of_each(measurements):
+    a_task = task(id="1234", priority=3, worker="worker@host", attempt=1, server=("host", 1))
+    measurements.submitted(a_task, None, 0.001)
+    measurements.dispatched(a_task, None)
+    measurements.attempted(a_task, RETRY, None, 0.02, 0.3)
+    measurements.attempted(a_task, SUCCESS, None, 0.02, 0.3)
+    measurements.watch(semconv.WORKERS, lambda: [Reading(3)])
+    measurements.watch(semconv.DEPTH, lambda: [Reading(5, queue="mail", priority="high")])
+
+
+TASK = {
+    "task.submitted": "{task}",
+    "task.dispatched": "{task}",
+    "task.completed": "{task}",
+    "task.retried": "{task}",
+    "task.duration": "s",
+    "task.wait": "s",
+    "task.workers.active": "{worker}",
+    "task.queue.depth": "{task}",
+}
+SYSTEM = {
+    "fake.tasks.submitted": "{task}",
+    "fake.tasks.dispatched": "{task}",
+    "fake.tasks.completed": "{task}",
+    "fake.tasks.retried": "{task}",
+    "fake.tasks.duration": "s",
+    "fake.tasks.wait": "s",
+    "fake.workers.active": "{worker}",
+    "fake.queue.depth": "{task}",
+}
+MESSAGING = {
+    "messaging.client.sent.messages": "{message}",
+    "messaging.client.consumed.messages": "{message}",
+    "messaging.client.operation.duration": "s",
+    "messaging.process.duration": "s",
+}
+
+
+@pytest.mark.parametrize(
+    ("naming", "expected"), [("task", TASK), ("system", SYSTEM), ("messaging", MESSAGING)]
+)
+def test_names_and_units(bench, naming, expected):
+    one_of_each(bench.measurements(naming=naming))
+    assert {metric.name: metric.unit for metric in bench.collect().values()} == expected
+
+
+def test_each_has_a_description_and_the_schema(bench):
+    one_of_each(bench.measurements())
+    assert all(metric.description for metric in bench.collect().values())
+    (resource,) = bench.reader.get_metrics_data().resource_metrics
+    assert {scope.schema_url for scope in resource.scope_metrics} == {semconv.SCHEMA_URL}
+
+
+def test_what_adds_up_over_processes_is_a_sum(bench):
+    one_of_each(bench.measurements())
+    found = bench.collect()
+    for name in ("task.submitted", "task.dispatched", "task.completed", "task.retried"):
+        assert found[name].data.is_monotonic, name
+    assert not found["task.workers.active"].data.is_monotonic
+    assert not hasattr(found["task.queue.depth"].data, "is_monotonic"), "each worker reads it all"
+
+
+@pytest.mark.parametrize(
+    ("naming", "status", "operations"),
+    [
+        ("task", "task.status", {}),
+        ("system", "status", {}),
+        (
+            "messaging",
+            "task.status",
+            {
+                "messaging.client.sent.messages": "submit",
+                "messaging.client.operation.duration": "submit",
+                "messaging.client.consumed.messages": "dispatch",
+                "messaging.process.duration": "execute",
+            },
+        ),
+    ],
+)
+def test_attributes_say_what_ran_where_and_never_which(bench, naming, status, operations):
+    one_of_each(bench.measurements(naming=naming))
+    gauges = {"workers.active", "queue.depth"}
+    for name, metric in bench.collect().items():
+        if any(name.endswith(gauge) for gauge in gauges):
+            continue
+        for point in metric.data.data_points:
+            attributes = dict(point.attributes)
+            assert attributes.pop("messaging.operation.name", None) == operations.get(name)
+            assert attributes.pop(status, "") in {"", "success", "retry"}
+            assert attributes == {
+                "messaging.system": "fake",
+                "messaging.destination.name": "mail",
+                "task.name": "signup",
+            }
+
+
+def test_gauges_say_whose_and_of_what(bench):
+    one_of_each(bench.measurements())
+    (workers,) = bench.points("task.workers.active")
+    assert (workers.value, dict(workers.attributes)) == (3, {"messaging.system": "fake"})
+    (depth,) = bench.points("task.queue.depth")
+    assert (depth.value, dict(depth.attributes)) == (
+        5,
+        {
+            "messaging.system": "fake",
+            "messaging.destination.name": "mail",
+            "task.priority": "high",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("naming", "histograms"),
+    [
+        ("task", {"task.duration", "task.wait"}),
+        ("system", {"fake.tasks.duration", "fake.tasks.wait"}),
+        ("messaging", {"messaging.process.duration", "messaging.client.operation.duration"}),
+    ],
+)
+def test_buckets_reach_from_milliseconds_to_an_hour(bench, naming, histograms):
+    one_of_each(bench.measurements(naming=naming))
+    found = bench.collect()
+    assert {name for name, metric in found.items() if metric.unit == "s"} == histograms
+    for name in histograms:
+        (bounds,) = {point.explicit_bounds for point in found[name].data.data_points}
+        assert bounds == (
+            *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+            *(30, 60, 300, 600, 1800, 3600),
+        )
+
+
+def test_buckets_are_advice_that_a_view_overrides():
+    from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+
+    reader = InMemoryMetricReader()
+    view = View(
+        instrument_name="task.duration", aggregation=ExplicitBucketHistogramAggregation([1])
+    )
+    bench = Bench()
+    bench.reader, bench.provider = reader, MeterProvider([reader], views=[view])
+    one_of_each(bench.measurements())
+    assert {point.explicit_bounds for point in bench.points("task.duration")} == {(1,)}
+    bench.provider.shutdown()
+
+
+def test_names_beyond_the_limit_become_one(bench):
+    measurements = bench.measurements(max_task_names=2)
+    for _ in range(2):
+        for name in ("first", "second", "third", "fourth"):
+            measurements.dispatched(task(name), None)
+    assert bench.totals("task.dispatched", "task.name") == {
+        ("first",): 2,
+        ("second",): 2,
+        ("_other",): 4,
+    }
+
+
+def test_endless_names_and_queues_cost_no_endless_memory(bench):
+    measurements = bench.measurements(max_task_names=3)
+    for number in range(5000):
+        measurements.dispatched(task(f"task {number}", f"queue {number % 7}"), None)
+    totals = bench.totals("task.dispatched", "task.name", "messaging.destination.name")
+    assert sum(totals.values()) == 5000
+    assert {name for name, _ in totals} == {"task 0", "task 1", "task 2", "_other"}
+    assert len(measurements._attributes) <= 1000
+    assert len(measurements._tasks) == 3
+
+
+def test_a_failed_submit_is_none(bench):
+    measurements = bench.measurements()
+    measurements.submitted(task(), "OperationalError", 0.1)
+    measurements.dispatched(task(), None)
+    assert "task.submitted" not in bench.collect()
+
+
+def test_the_duration_of_a_failed_submit_is_measured_where_there_is_a_name_for_it(bench):
+    measurements = bench.measurements(naming="messaging")
+    measurements.submitted(task(), "OperationalError", 0.1)
+    measurements.submitted(task(), None, 0.1)
+    assert bench.totals("messaging.client.operation.duration", "error.type") == {
+        ("OperationalError",): 1,
+        (None,): 1,
+    }
+    assert bench.totals("messaging.client.sent.messages") == {(): 1}
+
+
+def test_a_retrys_submit_is_none(bench):
+    measurements = bench.measurements()
+    for attempt in (None, 1, 2, 3):
+        measurements.submitted(task(attempt=attempt), None, 0.1)
+    assert bench.totals("task.submitted") == {(): 2}
+
+
+class Operating:
+    """A whole `Operations`: here the outcomes become attributes."""
+
+    def __init__(self, bench, **options):
+        self.operations = Operations("fake", bench.config(**options), {})
+        assert self.operations.active()
+
+    def attempted(self, outcome):
+        self.operations.attempted(task(), outcome, started=100.0, duration=0.5)
+
+
+def test_expected_failures_have_no_error_type(bench):
+    operating = Operating(bench)
+    operating.attempted(failed(ValueError("secret"), expected=True))
+    operating.attempted(failed(ValueError("secret")))
+    for metric in ("task.completed", "task.duration"):
+        assert bench.totals(metric, "task.status", "error.type") == {
+            ("failure", None): 1,
+            ("failure", "ValueError"): 1,
+        }
+
+
+def test_an_error_of_which_only_the_name_arrived(bench):
+    Operating(bench).attempted(Outcome("failure", error_type="user.Broken"))
+    assert bench.totals("task.completed", "error.type") == {("user.Broken",): 1}
+
+
+def test_every_status_is_counted(bench):
+    operating = Operating(bench)
+    for outcome in (SUCCESS, failed(ValueError()), RETRY, CANCELLED, REJECTED, IGNORED):
+        operating.attempted(outcome)
+    ended = {("success",), ("failure",), ("cancelled",), ("rejected",), ("ignored",)}
+    assert set(bench.totals("task.completed", "task.status")) == ended
+    assert bench.totals("task.retried") == {(): 1}
+    assert set(bench.totals("task.duration", "task.status")) == ended | {("retry",)}
+
+
+def test_over_a_finished_run_the_counts_agree(bench):
+    """Three that succeed (one at the third attempt), one that fails, one expired unseen."""
+    operations = Operations("fake", bench.config(), {})
+    assert operations.active()
+
+    def submit(attempt=1):
+        carrier = {}
+        with operations.submit(task(attempt=attempt, carrier=carrier)):
+            pass
+        return carrier
+
+    def run(carrier, outcome, attempt=1):
+        attempted = task(attempt=attempt, carrier=(carrier,))
+        operations.dispatch(attempted).end()
+        if outcome is RETRY:
+            submit(attempt + 1)  # inside the attempt that asked for it
+        operations.attempted(attempted, outcome, started=0, duration=0.1)
+
+    with pytest.raises(OSError, match="down"):
+        fail(operations)
+    for outcomes in ([SUCCESS], [SUCCESS], [RETRY, RETRY, SUCCESS], [failed(KeyError("x"))]):
+        carrier = submit()
+        for attempt, outcome in enumerate(outcomes, 1):
+            run(carrier, outcome, attempt)
+    expired = operations.dispatch(task(carrier=(submit(),)))
+    expired.settle(CANCELLED)
+    expired.end()
+
+    def total(metric):
+        return sum(bench.totals(metric).values())
+
+    assert total("task.submitted") == total("task.completed") == 5
+    assert total("task.dispatched") == total("task.completed") + total("task.retried") == 7
+    assert total("task.duration") == 6
+    assert total("task.wait") <= 6
+
+
+def fail(operations):
+    """Publish while the broker is down."""
+    with operations.submit(task(carrier={})) as operation:
+        error = OSError("down")
+        operation.settle(failed(error))
+        raise error
+
+
+def test_two_libraries_share_one_instrument(bench):
+    for system, number in (("one", 1), ("two", 2)):
+        measurements = bench.measurements(system)
+        for _ in range(number):
+            one_of_each(measurements)
+    for metric in ("task.submitted", "task.duration", "task.wait"):
+        totals = bench.totals(metric, "messaging.system")
+        assert totals[("two",)] == 2 * totals[("one",)], metric
+    assert bench.totals("task.completed", "messaging.system") == {("one",): 1, ("two",): 2}
+
+
+def test_gauges_gather_from_every_source(bench, caplog):
+    one, two = bench.measurements("one"), bench.measurements("two")
+    one.watch(semconv.WORKERS, lambda: [Reading(3)])
+    end = two.watch(semconv.WORKERS, lambda: [Reading(4)])
+    two.watch(semconv.DEPTH, lambda: [Reading(1, queue="a"), Reading(2, queue="b")])
+    assert bench.totals("task.workers.active", "messaging.system") == {("one",): 3, ("two",): 4}
+    assert bench.totals("task.queue.depth", "messaging.destination.name") == {
+        ("a",): 1,
+        ("b",): 2,
+    }
+    end()
+    end()
+    assert bench.totals("task.workers.active", "messaging.system") == {("one",): 3}
+    assert caplog.records == []
+
+
+def test_a_source_that_raises_gives_no_reading_and_one_warning(bench, caplog):
+    measurements, works = bench.measurements(), threading.Event()
+
+    def read():
+        if not works.is_set():
+            raise ConnectionRefusedError("secret@host")
+        return [Reading(7, queue="mail")]
+
+    measurements.watch(semconv.DEPTH, read)
+    measurements.watch(semconv.DEPTH, lambda: [Reading(1, queue="other")])
+    for _ in range(3):
+        assert bench.totals("task.queue.depth", "messaging.destination.name") == {("other",): 1}
+    (warning,) = caplog.records
+    assert (warning.name, warning.levelno) == ("otel_queue_bridge", logging.WARNING)
+    assert "fake" in warning.getMessage()
+    assert "ConnectionRefusedError" in warning.getMessage()
+    assert "secret" not in caplog.text
+    works.set()
+    assert bench.totals("task.queue.depth") == {(): 8}
+    works.clear()
+    assert bench.totals("task.queue.depth") == {(): 1}
+    assert len(caplog.records) == 2, "it worked meanwhile"
+
+
+def test_a_source_that_fails_halfway_gives_no_reading(bench, caplog):
+    def read():
+        yield Reading(7, queue="mail")
+        raise ConnectionResetError
+
+    bench.measurements().watch(semconv.DEPTH, read)
+    assert bench.points("task.queue.depth") == []
+    assert len(caplog.records) == 1
+
+
+def test_a_source_that_hangs_gives_no_reading_and_one_warning(bench, caplog, monkeypatch):
+    monkeypatch.setattr("otel_queue_bridge.metrics._READING_LIMIT", 0.01)
+    measurements, answers, asked = bench.measurements(), threading.Event(), []
+
+    def read():
+        asked.append(threading.current_thread())
+        answers.wait(PATIENCE)
+        return [Reading(7, queue="mail")]
+
+    end = measurements.watch(semconv.DEPTH, read)
+    measurements.watch(semconv.WORKERS, lambda: [Reading(1)])
+    measurements.dispatched(task(), None)
+    try:
+        for _ in range(4):
+            assert set(bench.collect()) == {"task.dispatched", "task.workers.active"}
+    finally:
+        answers.set()
+    asked[0].join(PATIENCE)
+    assert len(asked) == 1, "what hangs is not asked again"
+    (warning,) = caplog.records
+    assert "no reading" in warning.getMessage()
+    monkeypatch.setattr("otel_queue_bridge.metrics._READING_LIMIT", PATIENCE)
+    assert bench.totals("task.queue.depth") == {(): 7}
+    end()
+
+
+def test_readings_are_not_recorded_themselves(bench):
+    measurements, enabled = bench.measurements(), []
+
+    def read():
+        enabled.append(is_instrumentation_enabled())
+        return [Reading(1)]
+
+    measurements.watch(semconv.WORKERS, read)
+    bench.collect()
+    assert enabled == [False]
+    assert is_instrumentation_enabled()
+
+
+def test_metrics_can_be_switched_off(bench):
+    measurements = bench.measurements(metrics=False)
+    one_of_each(measurements)
+    assert not measurements.active()
+    assert measurements.instruments is None
+    assert bench.reader.get_metrics_data() is None
+
+
+@pytest.mark.parametrize("naming", ["task", "system", "messaging"])
+def test_without_anything_to_record_there_is_nothing(bench, naming):
+    bench.measurements(naming=naming)
+    assert bench.reader.get_metrics_data() is None
+
+
+def test_without_an_sdk_nothing_is_active():
+    provider = NoOpMeterProvider()
+    measurements = Measurements("fake", load({"meter_provider": provider}, environment={}))
+    assert not measurements.active()
+    one_of_each(measurements)
+
+
+def test_an_sdk_that_is_set_up_later_is_found(bench, monkeypatch):
+    current = [api._internal._ProxyMeterProvider()]
+    monkeypatch.setattr("opentelemetry.metrics.get_meter_provider", lambda: current[0])
+    measurements = Measurements("fake", load({}, environment={}))
+    one_of_each(measurements)
+    assert not measurements.active()
+    current[0] = bench.provider
+    assert measurements.active()
+    measurements.dispatched(task(), None)
+    assert bench.totals("task.dispatched") == {(): 1}
+
+
+def test_counts_are_exact_over_threads(bench):
+    measurements = [bench.measurements("one"), bench.measurements("two")]
+    together = threading.Barrier(8)
+
+    def record(number):
+        together.wait(PATIENCE)
+        for attempt in range(2000):
+            measured = measurements[number % 2]
+            measured.dispatched(task(f"{attempt % 3}"), None)
+
+    threads = [threading.Thread(target=record, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        bench.reader.get_metrics_data()
+    for thread in threads:
+        thread.join()
+    assert bench.totals("task.dispatched", "messaging.system") == {("one",): 8000, ("two",): 8000}
+
+
+def test_a_provider_that_is_gone_takes_its_instruments_along():
+    import gc
+    import weakref
+
+    bench = Bench()
+    measurements = bench.measurements()
+    measurements.dispatched(task(), None)
+    measurements.attempted(task(), SUCCESS, None, 0.02, 0.3)
+    measurements.watch(semconv.WORKERS, lambda: [Reading(3)])()
+    bench.provider.shutdown()
+    gone = weakref.ref(bench.provider)
+    del bench, measurements
+    gc.collect()
+    assert gone() is None
