@@ -126,6 +126,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "exception_messages": _switch(default=True),
         "max_task_names": _count(200),
         "flush_timeout": _seconds(2.0),
+        "horse_export": _one_of("flush", "relay"),
         "conflicts": _one_of("replace", "yield"),
     }
 )
@@ -163,6 +164,7 @@ class Config:
     exception_messages: bool = True
     max_task_names: int = 200
     flush_timeout: float = 2.0
+    horse_export: Literal["flush", "relay"] = "flush"
     conflicts: Literal["replace", "yield"] = "replace"
     propagator: TextMapPropagator | None = None
     tracer_provider: TracerProvider | None = None

@@ -32,6 +32,7 @@ EXAMPLES = {
     ),
     "exception_messages": (True, "0", False, False, ["maybe"], "true and false"),
     "flush_timeout": (2.0, "0.5", 0.5, 0.5, ["-0.1", "2s"], "number of seconds"),
+    "horse_export": ("flush", "relay", "relay", "relay", ["both"], "flush, relay"),
     "conflicts": ("replace", "yield", "yield", "yield", ["both"], "replace, yield"),
 }
 BAD = [(name, text) for name, example in EXAMPLES.items() for text in example[4]]

@@ -8,38 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from otel_queue_bridge.cli.receiver import Point, Receiver
-from tests.servers import Process, Processes, otel_env
+from tests.brokers.shop import ROOT, Shop
+from tests.servers import Processes, otel_env
 
-ROOT = Path(__file__).parents[2]
 APP = "tests.brokers.celery_forks_app"
 SCOPE = "otel_queue_bridge"
 
 
-class Forking:
-    """The app of `celery_forks_app` under `opentelemetry-instrument`, on one broker."""
+class Forking(Shop):
+    """The app of `celery_forks_app`, exporting its metrics at short intervals."""
 
     def __init__(self, broker: str, receiver: Receiver, processes: Processes, folder: Path) -> None:
-        self.receiver = receiver
-        self._processes = processes
+        super().__init__(broker, receiver, processes, folder, app=APP)
         self._folder = folder
-        self._notes = folder / "notes"
-        self.env = {
-            "APP_BROKER": broker,
-            "APP_NOTES": str(self._notes),
-            "APP_GATES": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "OTEL_METRIC_EXPORT_INTERVAL": "200",
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery",
-        }
-
-    def worker(self, *arguments: str, **env: str) -> Process:
-        return self._processes.start(
-            "worker",
-            ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-l", "info", *arguments],
-            env=otel_env(self.receiver, "worker") | self.env | env,
-            ready=" ready.",
-            cwd=ROOT,
-        )
+        self.env |= {"APP_GATES": str(folder), "OTEL_METRIC_EXPORT_INTERVAL": "200"}
 
     def submit(self, name: str, count: int = 1, **options: Any) -> None:
         """Submit under `opentelemetry-instrument`, and wait until that process has exported."""
@@ -66,12 +48,6 @@ class Forking:
     def ran(self, name: str = "ok") -> list[str]:
         """Return the ids of the tasks that ran, as they told without telemetry."""
         return [task_id for kind, task_id, *_ in self.notes() if kind == name]
-
-    def notes(self) -> list[list[Any]]:
-        if not self._notes.exists():
-            return []
-        lines = self._notes.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def open_gate(self, name: str = "gate") -> None:
         (self._folder / name).touch()

@@ -43,7 +43,7 @@ class Shop:
         return self._processes.start(
             "worker",
             [*command, *(arguments or ("-P", "prefork", "-c", "2"))],
-            env=self.env | otel_env(self.receiver, "worker") | env,
+            env=otel_env(self.receiver, "worker") | self.env | env,
             ready=" ready.",
             cwd=ROOT,
         )
@@ -68,7 +68,8 @@ class Shop:
     def notes(self) -> Notes:
         if not self._notes.exists():
             return []
-        return [json.loads(line) for line in self._notes.read_text().splitlines()]
+        lines = self._notes.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half
 
     def spans(self, condition: Callable[[list[Span]], bool]) -> list[Span]:
         return sorted(self.receiver.wait_for(condition, 30), key=lambda span: span.start)
