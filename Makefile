@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs Python alone, with venv and pip.
-#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo and test
+#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
 .NOTPARALLEL:
-.PHONY: demo test check
+.PHONY: demo test check bench
 
 BIN := .venv/bin
 
@@ -28,14 +28,19 @@ $(if $(VERSION),$(shell { \
 demo: .venv/installed-demo
 	@$(BIN)/otel-queue-bridge demo $(ARGS)
 
+# Most of the time is waiting for real processes: three at once, whatever the cores.
 test: .venv/installed-test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadscope $(ARGS)
 
 check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# ARGS=--instructions counts them too; that takes valgrind and minutes.
+bench: .venv/installed-test
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 # Python 3.10 and 3.11 bring a pip that takes minutes to find a set of packages that fit: hence the upgrade.
 $(MADE):

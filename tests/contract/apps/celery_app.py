@@ -11,7 +11,6 @@ app = Celery("contract", broker=os.environ["CONTRACT_BROKER"])
 app.conf.update(
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
-    worker_hijack_root_logger=False,
     task_publish_retry=False,
 )
 

@@ -1,0 +1,84 @@
+"""Measure, and print what is added to a plain task.
+
+python -m benchmarks [--quick] [--instructions] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import cpu, instructions
+from benchmarks.cells import MODES, NOTHING, PATHS, Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_AIM = {"recording": "1.30", "sampled out": "1.50"}
+"""Of the floor, at most."""
+_AIM_WITHOUT = {"submit": "6 µs", "work": "12 µs"}
+"""6 µs per operation; work has two of ours, dispatch and execute."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only see whether everything runs")
+    parser.add_argument("--instructions", action="store_true", help="count them too (valgrind)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
+    options = parser.parse_args()
+    measured = {"µs": cpu.measure(*((2, 20) if options.quick else (40, 250)))}
+    if options.instructions:
+        measured["k instr."] = instructions.measure(10 if options.quick else 60)
+    # A pipe has no width of its own.
+    Console(width=None if os.isatty(1) else 110).print(table(measured))
+    if options.json:
+        options.json.write_text(
+            json.dumps(
+                [
+                    {**cell._asdict(), "unit": unit, "per_task": amount}
+                    for unit, amounts in measured.items()
+                    for cell, amount in amounts.items()
+                ],
+                indent=1,
+            )
+        )
+
+
+def table(measured: Mapping[str, Mapping[Cell, float]]) -> Table:
+    """Show what each variant adds to a task, and how that compares to the floor."""
+    drawn = Table(title="Added to one Celery task")
+    for name in ("path", "SDK", "unit"):
+        drawn.add_column(name)
+    for name in ("nothing", "+ floor", "+ ours", "ours/floor", "aim", "+ contrib", "contrib/floor"):
+        drawn.add_column(name, justify="right")
+    for unit, amounts in measured.items():
+        for path in PATHS:
+            plain = amounts[NOTHING[path]]
+            for mode in MODES:
+                floor, ours, contrib = (
+                    amounts[cell] - plain if cell in amounts else None
+                    for cell in (Cell(path, mode, who) for who in ("floor", "ours", "contrib"))
+                )
+                aim = _AIM.get(mode, _AIM_WITHOUT[path] if unit == "µs" else "")
+                row = (_amount(plain), _amount(floor), _amount(ours), _ratio(ours, floor), aim)
+                drawn.add_row(path, mode, unit, *row, _amount(contrib), _ratio(contrib, floor))
+            drawn.add_section()
+    return drawn
+
+
+def _amount(added: float | None) -> str:
+    return "" if added is None else f"{added:.1f}"
+
+
+def _ratio(added: float | None, floor: float | None) -> str:
+    return f"{added / floor:.2f}" if added and floor else ""
+
+
+if __name__ == "__main__":
+    main()
