@@ -36,7 +36,7 @@ def main() -> None:
     if options.instructions:
         measured["k instr."] = instructions.measure(10 if options.quick else 60)
     # A pipe has no width of its own.
-    Console(width=None if os.isatty(1) else 110).print(table(measured))
+    Console(width=None if os.isatty(1) else 120).print(table(measured))
     if options.json:
         options.json.write_text(
             json.dumps(

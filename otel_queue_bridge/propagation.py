@@ -36,12 +36,13 @@ class TolerantGetter(Getter[Mapping[Any, Any]]):
     """Reads carriers that came over a broker: text or bytes, lists of them, or junk."""
 
     def get(self, carrier: Mapping[Any, Any], key: str) -> list[str] | None:
-        for name in (key, key.lower(), key.title()):
-            value = carrier.get(name)
-            if value is not None:
-                break
-        else:
-            return None
+        value = carrier.get(key)
+        if type(value) is str:  # as ours always are
+            return [value]
+        if value is None:
+            value = carrier.get(key.lower()) or carrier.get(key.title())
+            if value is None:
+                return None
         values = value if isinstance(value, (list, tuple)) else (value,)
         return [text for text in map(_text, values) if text is not None] or None
 
@@ -196,7 +197,8 @@ class Propagation:
 
 def _mappings(carriers: object) -> list[Mapping[Any, Any]]:
     candidates = carriers if isinstance(carriers, tuple) else (carriers,)
-    return [carrier for carrier in candidates if isinstance(carrier, Mapping)]
+    # An exact dict first: asking an abstract class costs as much as all the rest of this.
+    return [one for one in candidates if type(one) is dict or isinstance(one, Mapping)]
 
 
 def _times(carrier: Mapping[Any, Any]) -> tuple[float | None, float | None]:
@@ -206,6 +208,8 @@ def _times(carrier: Mapping[Any, Any]) -> tuple[float | None, float | None]:
 
 
 def _time(carrier: Mapping[Any, Any], key: str) -> float | None:
+    if key not in carrier:
+        return None
     try:
         value = float((_getter.get(carrier, key) or ("",))[0])
     except ValueError:
