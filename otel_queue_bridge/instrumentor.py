@@ -21,7 +21,6 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from otel_queue_bridge import lifecycle, metrics, relay, semconv
-from otel_queue_bridge.adapter import Call
 from otel_queue_bridge.config import Config, ConfigError, FileOptions, load
 from otel_queue_bridge.operation import Operations
 from otel_queue_bridge.patching import Patches
@@ -51,7 +50,7 @@ class Bridge(Operations):
         self._patches.patch(owner, attribute, advice)
 
     def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
-        return self._patches.advised(advice.__qualname__, function, advice, Call(None, (), {}))
+        return self._patches.advised(advice.__qualname__, function, advice)
 
     def flush(self) -> None:
         provider = self.config.tracer_provider or trace.get_tracer_provider()

@@ -155,6 +155,7 @@ class Operations:
         self._system = system
         self._span_names = span_names
         self._tracer: Tracer | None = None
+        self._traced = False
         self.measurements = Measurements(system, config)
         self._hooks = {semconv.SUBMIT: config.submit_hook, semconv.EXECUTE: config.execute_hook}
         self._reported: list[object] = []
@@ -170,9 +171,9 @@ class Operations:
                 self._tracer = provider.get_tracer(SCOPE, _VERSION, schema_url=semconv.SCHEMA_URL)
                 if hasattr(self._tracer, "id_generator"):  # the SDK's tracers have one each
                     self._tracer.id_generator = _Ids(self._tracer.id_generator)
-        if (
-            self._tracer is None or isinstance(self._tracer, trace.NoOpTracer)  # OTEL_SDK_DISABLED
-        ) and not self.measurements.active():
+                # With OTEL_SDK_DISABLED the SDK hands out one that does nothing.
+                self._traced = not isinstance(self._tracer, trace.NoOpTracer)
+        if not self._traced and not self.measurements.active():
             return False
         return is_instrumentation_enabled()
 

@@ -147,15 +147,20 @@ class Patches:
     def _factory(self, hook: Hook) -> Advice:
         def advice(call: Call, _: Recorder) -> Generator[None, None, None]:
             yield
-            call.result = self.advised(hook.target, call.result, hook.advice, call)
+            call.result = self._wrapped(hook.target, call.result, hook.advice, maker=call)
 
         return advice
 
     def advised(
-        self, where: str, function: Callable[..., Any], advice: Advice, maker: Call
+        self, where: str, function: Callable[..., Any], advice: Advice
     ) -> Callable[..., Any]:
-        """Return a function that runs this one inside the advice."""
-        advised: Callable[..., Any] = self._wrapped(where, function, advice, maker=maker)
+        """Return a function that runs this one, a callback for one call, inside the advice."""
+
+        def advised(*args: Any, **kwargs: Any) -> Any:  # a wrapt wrapper costs more than it runs
+            if not (self.on and self._active(where)):
+                return function(*args, **kwargs)
+            return self._run(where, function, advice, Call(None, args, kwargs))
+
         return advised
 
     def _wrapped(

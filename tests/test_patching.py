@@ -676,3 +676,23 @@ def test_a_time_limit_that_strikes_in_our_code_is_the_tasks(library, switch, whe
         library.send("a")
     patches.undo()
     assert caplog.records == []
+
+
+def test_a_plain_function_may_replace_the_arguments(library, patches):
+    def advice(call, recorder):
+        call.args, call.kwargs = (*call.args, "more"), {**call.kwargs, "c": 3}
+
+    patches.install(hook("send", advice))
+    assert library.send("a", b=2) == fakelib.send("a", "more", b=2, c=3)
+
+
+def test_a_callback_is_advised_and_contained(patches):
+    seen = []
+
+    def advice(call, recorder):
+        seen.append(call.args)
+        raise ValueError
+
+    advised = patches.advised("callback", lambda value: value + 1, advice)
+    assert [advised(1), advised(2)] == [2, 3]
+    assert seen == [(1,), (2,)]
