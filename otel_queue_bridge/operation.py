@@ -237,7 +237,9 @@ class Operations:
         doubtful = parent.is_valid and not parent.trace_flags.sampled
         attributes = fixed if doubtful else self._attributes(step, task, fixed, origin, start_time)
         tracer = self._tracer or trace.NoOpTracer()
-        reserving = None if origin.span_id is None else _reserved.set(origin.span_id)
+        reserving = (
+            _reserved.set(origin.span_id) if origin.span_id and step is semconv.EXECUTE else None
+        )
         try:
             span = tracer.start_span(
                 name, origin.context, step.kind, attributes, origin.links, start_time

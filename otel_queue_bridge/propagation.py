@@ -144,7 +144,8 @@ class Propagation:
             origin = Origin(context, submitted=due)
             if dispatched == ["once"]:
                 dispatch = trace.get_current_span(context).get_span_context()
-                origin.span_id = dispatch.span_id ^ _EXECUTE_ID
+                # Zero, from a carrier that lost its trace on the way, names no dispatch.
+                origin.span_id = dispatch.span_id and dispatch.span_id ^ _EXECUTE_ID
             return origin
         delay = 0.0 if due is None or submitted is None else due - submitted
         origin = self._related(context, delay)

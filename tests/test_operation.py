@@ -551,6 +551,22 @@ def test_the_one_execute_of_a_dispatch_has_one_span_id_whoever_reports_it(bench)
     assert [span.parent.span_id for span in inner[:2]] == [first, first]
 
 
+def test_a_mark_that_came_over_the_broker_settles_no_ids(bench):
+    """An uninstrumented child copies its headers, our mark among them, into a retry."""
+    b = bench()
+    stale = {}
+    first = b.operations.dispatch(Task("mail", "low", carrier={}))
+    first.inject(stale, once=True)
+    for carrier in (stale, {"otel-dispatched": "once"}):
+        b.operations.dispatch(Task("mail", "low", carrier=carrier)).end()
+    for _ in range(2):
+        b.operations.execute(Task("mail", "low", carrier={"otel-dispatched": "once"})).end()
+    with b.operations.execute(Task("mail", "low", carrier=stale)):
+        pass
+    ids = [span.context.span_id for span in b.spans]
+    assert len(ids) == len(set(ids)) == 5
+
+
 def test_suppression_is_honoured(bench):
     operations = bench().operations
     with suppress_instrumentation():
