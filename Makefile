@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs Python alone, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
 .NOTPARALLEL:
-.PHONY: demo test check bench
+.PHONY: demo test test-lowest check bench
 
 BIN := .venv/bin
 
@@ -32,6 +32,12 @@ demo: .venv/installed-demo
 test: .venv/installed-test
 	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadscope $(ARGS)
 
+# The contract again, with the oldest versions that pyproject.toml allows, and FastWorker's behaviour: only the
+# oldest has subworkers as shipped. Their drivers warn a lot.
+test-lowest: .venv-lowest/installed
+	@.venv-lowest/bin/python -W ignore -m pytest --numprocesses=3 --dist=loadscope --override-ini=filterwarnings= \
+		tests/contract tests/brokers/test_fastworker*.py -k "not rabbitmq" $(ARGS)
+
 check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -52,6 +58,12 @@ $(MADE):
 	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --upgrade-deps .venv
 	@touch $@
 	@rm -r .venv-unfinished
+
+.venv-lowest/installed: pyproject.toml tests/lowest.txt | $(MADE)
+	@echo "Installing the lowest versions into .venv-lowest"
+	@"$(INTERPRETER)" -m venv --clear .venv-lowest
+	@.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check --no-compile -e '.[contract]' -c tests/lowest.txt
+	@touch $@
 
 .venv/installed-%: pyproject.toml | $(MADE)
 	@echo "Installing what '$*' needs into .venv"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cpu, instructions
+from benchmarks import cpu, instructions, rq_jobs
 from benchmarks.cells import MODES, NOTHING, PATHS, Cell
 
 if TYPE_CHECKING:
@@ -35,8 +35,11 @@ def main() -> None:
     measured = {"µs": cpu.measure(*((2, 20) if options.quick else (40, 250)))}
     if options.instructions:
         measured["k instr."] = instructions.measure(10 if options.quick else 60)
+    jobs = rq_jobs.measure(*((5, 1) if options.quick else (60, 5)))
     # A pipe has no width of its own.
-    Console(width=None if os.isatty(1) else 120).print(table(measured))
+    console = Console(width=None if os.isatty(1) else 120)
+    console.print(table(measured))
+    console.print(table_of_jobs(jobs))
     if options.json:
         options.json.write_text(
             json.dumps(
@@ -44,6 +47,10 @@ def main() -> None:
                     {**cell._asdict(), "unit": unit, "per_task": amount}
                     for unit, amounts in measured.items()
                     for cell, amount in amounts.items()
+                ]
+                + [
+                    {"path": "rq job", "who": who, "unit": "ms"} | {"per_task": amount}
+                    for who, amount in jobs.items()
                 ],
                 indent=1,
             )
@@ -69,6 +76,16 @@ def table(measured: Mapping[str, Mapping[Cell, float]]) -> Table:
                 row = (_amount(plain), _amount(floor), _amount(ours), _ratio(ours, floor), aim)
                 drawn.add_row(path, mode, unit, *row, _amount(contrib), _ratio(contrib, floor))
             drawn.add_section()
+    return drawn
+
+
+def table_of_jobs(jobs: Mapping[str, float]) -> Table:
+    """Show the wall time of a job, and what it has of telemetry."""
+    drawn = Table(title="One RQ job in a work-horse, median (aim: 3 ms added)")
+    for name in ("telemetry", "ms", "added"):
+        drawn.add_column(name, justify="left" if name == "telemetry" else "right")
+    for who, amount in jobs.items():
+        drawn.add_row(who, f"{amount:.1f}", f"{amount - jobs['nothing']:.1f}")
     return drawn
 
 

@@ -7,7 +7,15 @@ the core, which reaches the adapter as a `Recorder`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -36,10 +44,12 @@ class Task:
     id: str | None = None
     carrier: MutableMapping[str, Any] | tuple[object, ...] | None = None
     attempt: int | None = None
-    """1 is the first; a submit above 1 is a retry."""
+    """1 is the first; a submit above 1 is a retry, unless `retry` says otherwise."""
+    retry: bool | None = None
+    """Whether a submit is a retry, where the library goes on counting for a new task."""
     priority: int | str | None = None
     eta: float | None = None
-    """When the task is planned to start, in seconds since the epoch."""
+    """When the task is planned to start, or became able to; in seconds since the epoch."""
     worker: str | None = None
     server: tuple[str, int | None] | None = None
     """Host and port of the broker."""
@@ -49,17 +59,38 @@ class Task:
     """The task's arguments by name; called only if the user listed some to be captured."""
 
 
+ATTEMPT = "otel-attempt"
+"""In a carrier: the number of the attempt that it is for, where its library counts none."""
+_DIGITS = 6
+"""Of that number; more are junk, and no backend takes them."""
+
+
+def marked_attempt(carrier: Mapping[str, Any]) -> int | None:
+    """Return the number that the carrier is marked with; None if there is none, or junk."""
+    mark = str(carrier.get(ATTEMPT, ""))
+    return int(mark) if mark.isdecimal() and len(mark) <= _DIGITS else None
+
+
 class Outcome(NamedTuple):
     """What became of an attempt.
 
     `error` makes the span an error unless it is `expected`; `error_type` names the error
-    where its object never reached this process, or only something in its place.
+    where its object never reached this process, or only something in its place. A submit that
+    is a success in spite of an error has handed its task over, and is counted.
     """
 
     status: Status
     error: BaseException | None = None
     expected: bool = False
     error_type: str | None = None
+
+
+def error_name(error: BaseException) -> str:
+    """Return what `error.type` says of it: the qualified name, of built-in ones without module."""
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 SUCCESS = Outcome("success")
@@ -140,19 +171,52 @@ class Operation(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
+class Exchange(Protocol):
+    """One request to another process on behalf of a task, until its reply."""
+
+    def note(self, attribute: str, value: AttributeValue) -> None:
+        """Add an attribute that is known by now."""
+
+    def end(self, outcome: Outcome = SUCCESS) -> None:
+        """End the exchange; a second end does nothing."""
+
+
+class Relay(Protocol):
+    """The way from forked children to this process, which reports for them."""
+
+    def told(self) -> Collection[str]:
+        """Return what children have told since the last call; the dead have been heard out."""
+
+    def close(self) -> None: ...
+
+
 class Recorder(Protocol):
     """What the core offers to the advices of one adapter."""
 
     def submit(self, task: Task) -> Operation: ...
-    def dispatch(self, task: Task, *, start_time: int | None = None) -> Operation: ...
+
+    def dispatch(
+        self, task: Task, *, start_time: int | None = None, measured: bool = True
+    ) -> Operation:
+        """Open a dispatch; not `measured` where another process has counted it already."""
 
     def execute(
         self, task: Task, *, start_time: int | None = None, measured: bool = False
     ) -> Operation:
         """Open an execute; `measured` if its end is to be counted by this process."""
 
-    def attempted(self, task: Task, outcome: Outcome, *, started: float, duration: float) -> None:
-        """Count the end of an attempt that ran elsewhere; seconds, `started` since the epoch."""
+    def attempted(
+        self, task: Task, outcome: Outcome, *, started: float, duration: float | None
+    ) -> None:
+        """Count the end of an attempt that ran elsewhere, or, without a duration, did not run.
+
+        Times are in seconds, `started` since the epoch.
+        """
+
+    def exchange(
+        self, name: str, carriers: Sequence[object], attributes: Mapping[str, AttributeValue]
+    ) -> Exchange:
+        """Open an exchange below the operation in the carrier; of several, it links to each."""
 
     def watch_workers(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
         """Read the workers of this process at each export; the function returned ends that."""
@@ -160,8 +224,20 @@ class Recorder(Protocol):
     def watch_depth(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
         """Likewise the queues; a read that hangs or raises gives no reading and one warning."""
 
-    def relay(self) -> Callable[[], None]:
-        """Record here what children forked from now on have to count, until the call returned."""
+    def relay(self, *, spans_apart: bool = False) -> Relay:
+        """Report here what children forked from now on have to report, until it is closed.
+
+        With `spans_apart`, what `relay_spans` sends has a pipe of its own.
+        """
+
+    def relay_spans(self) -> None:
+        """From a forked child: let the parent export the spans that end from now on.
+
+        Unless there is no relay, or `horse_export` wants it otherwise.
+        """
+
+    def tell(self, message: str) -> None:
+        """From a forked child: tell the parent's relay that something has been reported."""
 
     def patch(self, owner: object, attribute: str, advice: Advice) -> None:
         """Advise one attribute of an object that appeared at run time."""
@@ -169,8 +245,11 @@ class Recorder(Protocol):
     def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
         """Return a function that runs this one inside the advice."""
 
-    def flush(self) -> None:
-        """Export what this process has finished, within `flush_timeout`: it is about to end."""
+    def flush(self, *, metrics: bool = False) -> None:
+        """Export what this process has finished, within `flush_timeout`: it is about to end.
+
+        Spans, and the metrics of a process that records its own.
+        """
 
     def suppressed(self) -> AbstractContextManager[None]:
         """Record nothing of what the host does inside the `with`."""
@@ -181,7 +260,7 @@ Advice = Callable[[Call, Recorder], "Generator[None, None, None] | None"]
 
 A generator yields once, where the original runs, and finds the call's result or error
 afterwards. It never has to raise or return anything; one that returns without a yield has
-nothing to say about this call.
+nothing to say about this call, and what it has replaced is put back.
 """
 
 
@@ -191,6 +270,7 @@ class Hook(NamedTuple):
     `aliases` are other places that hold the same function, imported by name. `factory` says
     that the target returns the function to advise. `find` lists further (owner, attribute)
     pairs that exist already when the module is patched; the target is then the module alone.
+    An advice that only prepares what comes runs `always`, also before there is an SDK.
     """
 
     target: str
@@ -198,6 +278,19 @@ class Hook(NamedTuple):
     aliases: tuple[str, ...] = ()
     factory: bool = False
     find: Callable[[ModuleType], Iterable[tuple[object, str]]] | None = None
+    always: bool = False
+
+
+class BuiltIn(NamedTuple):
+    """Telemetry that a library has itself, and what would record each task a second time.
+
+    `variable` switches it on with one of `values`; `functions` (`module:name`) are those that
+    record, each called for nothing but that, or as a context manager around what it records.
+    """
+
+    variable: str
+    values: tuple[str, ...]
+    functions: tuple[str, ...]
 
 
 class Adapter(NamedTuple):
@@ -213,5 +306,9 @@ class Adapter(NamedTuple):
     rivals: tuple[str, ...] = ()
     span_names: Mapping[str, str] = {}
     """Span names under `naming=system` that differ from the rule, by operation."""
+    built_in: BuiltIn | None = None
+    """What the library records itself; it must not run beside us either."""
+    switch: str = ""
+    """A variable of the library's own that turns its instrumentation on or off where it is set."""
     interrupts: tuple[str, ...] = ()
     """Names of exceptions that the library raises into running code, ours too: time limits."""

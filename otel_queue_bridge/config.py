@@ -126,7 +126,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "exception_messages": _switch(default=True),
         "max_task_names": _count(200),
         "flush_timeout": _seconds(2.0),
-        "horse_export": _one_of("flush", "relay"),
+        "horse_export": _one_of("relay", "flush"),
         "conflicts": _one_of("replace", "yield"),
     }
 )
@@ -164,7 +164,7 @@ class Config:
     exception_messages: bool = True
     max_task_names: int = 200
     flush_timeout: float = 2.0
-    horse_export: Literal["flush", "relay"] = "flush"
+    horse_export: Literal["relay", "flush"] = "relay"
     conflicts: Literal["replace", "yield"] = "replace"
     propagator: TextMapPropagator | None = None
     tracer_provider: TracerProvider | None = None
@@ -207,6 +207,26 @@ def load(
     return Config(**values, origin=MappingProxyType(origin))
 
 
+def switched_on(variable: str, environment: Mapping[str, str] = os.environ) -> bool | None:
+    """Read a library's own switch; None where it is not set. ConfigError on any other word."""
+    value = environment.get(variable, "")
+    if not value.strip():
+        return None
+    switch = _switch(default=True)
+    try:
+        return bool(switch.read(value))
+    except ValueError:
+        message = f"{variable} is {value!r}: {switch.allowed}"
+        raise ConfigError(message) from None
+
+
+def holds(
+    variable: str, values: Iterable[str], environment: Mapping[str, str] = os.environ
+) -> bool:
+    """Tell whether a library's own variable has one of these values, in any case."""
+    return environment.get(variable, "").lower() in values
+
+
 def _read(name: str, value: Any, place: str) -> Any:
     option = OPTIONS[name]
     try:
@@ -218,5 +238,7 @@ def _read(name: str, value: Any, place: str) -> Any:
 
 def _unknown(place: str, name: str, known: Iterable[str], prefix: str = "") -> str:
     near = get_close_matches(name, known, n=1)
-    likely = prefix + (near[0].upper() if prefix else near[0]) if near else ""
-    return f"{place} does not exist" + (f"; did you mean {likely}?" if near else "")
+    names = [one.upper() if prefix else one for one in near or known]
+    if near:
+        return f"{place} does not exist; did you mean {prefix}{names[0]}?"
+    return f"{place} does not exist: allowed are {prefix and f'{prefix}...: '}{', '.join(names)}"

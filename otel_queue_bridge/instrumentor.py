@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,9 +20,17 @@ from opentelemetry.instrumentation.dependencies import (
 )
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # its file asks mypy to skip it
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.metrics import get_meter_provider
 
-from otel_queue_bridge import lifecycle, metrics, relay, semconv
-from otel_queue_bridge.config import Config, ConfigError, FileOptions, load
+from otel_queue_bridge import lifecycle, metrics, relay, semconv, spans
+from otel_queue_bridge.config import (
+    Config,
+    ConfigError,
+    FileOptions,
+    holds,
+    load,
+    switched_on,
+)
 from otel_queue_bridge.operation import Operations
 from otel_queue_bridge.patching import Patches
 from otel_queue_bridge.relay import Relay
@@ -30,11 +39,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from otel_queue_bridge.adapter import Adapter, Advice, Reading
+    from opentelemetry.trace import TracerProvider
+
+    from otel_queue_bridge.adapter import Adapter, Advice, BuiltIn, Reading
 
 _logger = logging.getLogger("otel_queue_bridge")
 
 _GROUP = "otel_queue_bridge.adapters"
+_REPLACED = (
+    "replaced %s, which records the same tasks; conflicts=yield keeps it and leaves %s to it"
+)
 
 
 class Bridge(Operations):
@@ -46,15 +60,22 @@ class Bridge(Operations):
         for hook in adapter.hooks:
             self._patches.install(hook)
 
+    def silence(self, functions: Iterable[str]) -> None:
+        """Have the library record nothing itself."""
+        for function in functions:
+            self._patches.replace(function, _record_nothing)
+
     def patch(self, owner: object, attribute: str, advice: Advice) -> None:
         self._patches.patch(owner, attribute, advice)
 
     def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
         return self._patches.advised(advice.__qualname__, function, advice)
 
-    def flush(self) -> None:
-        provider = self.config.tracer_provider or trace.get_tracer_provider()
-        lifecycle.flush(provider, self.config.flush_timeout)
+    def flush(self, *, metrics: bool = False) -> None:
+        providers = self._tracer_providers()
+        own = () if spans.all_diverted(*providers) else providers
+        meters = (self.config.meter_provider or get_meter_provider(),) if metrics else ()
+        lifecycle.flush(self.config.flush_timeout, *own, *meters)
 
     def watch_workers(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
         return self.measurements.watch(semconv.WORKERS, read)
@@ -64,12 +85,30 @@ class Bridge(Operations):
             return lambda: None
         return self.measurements.watch(semconv.DEPTH, read)
 
-    def relay(self) -> Callable[[], None]:
-        instruments = self.measurements.instruments
-        if instruments is None:
-            return lambda: None
-        opened = Relay(instruments.record)
-        return lambda: opened.close(self.config.flush_timeout)
+    def relay(self, *, spans_apart: bool = False) -> Relay:
+        providers = self._tracer_providers()
+        spans.remember(providers)
+        receivers: dict[str, Callable[..., None]] = {"span": partial(spans.receive, providers)}
+        if self.measurements.active():
+            receivers["count"] = self.measurements.relayed
+        patience = self.config.flush_timeout
+        apart = spans_apart and self.config.horse_export == "relay"
+        return Relay(receivers, patience, Relay(receivers, patience) if apart else None)
+
+    def relay_spans(self) -> None:
+        if self.config.horse_export == "relay" and relay.parent is not None:
+            way = relay.parent.beside or relay.parent
+            spans.divert(self._tracer_providers(), way.send)
+
+    def tell(self, message: str) -> None:
+        if relay.parent is not None:
+            relay.parent.send("tell", message)
+
+    def _tracer_providers(self) -> tuple[TracerProvider, ...]:
+        """Return the one that we record with, and the one that the user does."""
+        own = self.config.tracer_provider
+        everybodys = trace.get_tracer_provider()
+        return (everybodys,) if own in (None, everybodys) else (own, everybodys)
 
     def suppressed(self) -> AbstractContextManager[None]:
         return suppress_instrumentation()
@@ -110,7 +149,8 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def instrument(self, **kwargs: Any) -> None:
         # The loader has checked the extra `instruments-any` only: one of the libraries is
         # there. Ours may be another one, so its own versions are checked in any case.
-        loaded = kwargs.pop("skip_dep_check", False)
+        # (That of 0.53b0 leaves the check to us, and says so by the other argument.)
+        loaded = kwargs.pop("skip_dep_check", False) or kwargs.get("raise_exception_on_conflict")
         if loaded:
             kwargs["raise_exception_on_conflict"] = True
         if self.is_instrumented_by_opentelemetry:
@@ -124,24 +164,37 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _instrument(self, **kwargs: Any) -> None:
         config = load(kwargs)
-        if config.queues is not None:
-            _check(config.queues)
-            if self.queue not in config.queues:
-                return
         adapter = adapter_named(self.queue)
+        on = switched_on(adapter.switch)
+        if on is False:
+            return
+        if config.queues is not None:
+            _check(config.queues, config.origin["queues"])
+            if self.queue not in config.queues and not on:
+                return
         rivals = [rival for rival in adapter.rivals if _instrumented(rival)]
-        if rivals and config.conflicts == "yield":
-            _logger.warning("%s is left to %s, as conflicts=yield wants it", self.queue, rivals[0])
+        built_in = adapter.built_in
+        if built_in is not None and not holds(built_in.variable, built_in.values):
+            built_in = None
+        if config.conflicts == "yield" and (rivals or built_in):
+            other = rivals[0] if rivals else _shown(built_in)
+            _logger.warning("%s is left to %s, as conflicts=yield wants it", self.queue, other)
             return
         for rival in rivals:  # first of all: else its wrappers would be under ours
             _replace(rival, self.queue)
         lifecycle.run_in_children(
-            lifecycle.drop_connections, metrics.start_from_nothing, relay.enter_child
+            lifecycle.drop_connections,
+            metrics.start_from_nothing,
+            relay.enter_child,
+            spans.enter_child,
         )
         for provider in (config.tracer_provider, config.meter_provider):
             if provider is not None:
                 lifecycle.exporting.add(provider)
-        _bridges[self.queue] = Bridge(adapter, config)
+        _bridges[self.queue] = bridge = Bridge(adapter, config)
+        if built_in is not None:
+            bridge.silence(built_in.functions)
+            _logger.warning(_REPLACED, _shown(built_in), self.queue)
 
     def _uninstrument(self, **_: Any) -> None:
         _bridges.pop(self.queue).undo()
@@ -162,11 +215,15 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
 def _replace(rival: str, queue: str) -> None:
     _instance(rival).uninstrument()
-    _logger.warning(
-        "replaced %s, which records the same tasks; conflicts=yield keeps it and leaves %s to it",
-        rival,
-        queue,
-    )
+    _logger.warning(_REPLACED, rival, queue)
+
+
+def _shown(built_in: BuiltIn | None) -> str:
+    return f"its own telemetry ({built_in.variable})" if built_in else ""
+
+
+def _record_nothing(*_: object, **__: object) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 class CeleryInstrumentor(QueueInstrumentor):
@@ -175,8 +232,32 @@ class CeleryInstrumentor(QueueInstrumentor):
     queue = "celery"
 
 
+class DramatiqInstrumentor(QueueInstrumentor):
+    """Dramatiq."""
+
+    queue = "dramatiq"
+
+
+class RQInstrumentor(QueueInstrumentor):
+    """RQ."""
+
+    queue = "rq"
+
+
+class FastWorkerInstrumentor(QueueInstrumentor):
+    """FastWorker."""
+
+    queue = "fastworker"
+
+
 _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
-    instrumentor.queue: instrumentor for instrumentor in (CeleryInstrumentor,)
+    instrumentor.queue: instrumentor
+    for instrumentor in (
+        CeleryInstrumentor,
+        DramatiqInstrumentor,
+        FastWorkerInstrumentor,
+        RQInstrumentor,
+    )
 }
 
 
@@ -195,29 +276,44 @@ def instrument(*queues: str, **options: Any) -> None:
     config = load(options)
     known = adapters()
     named = queues or config.queues or ()
-    _check(named)
+    _check(named, "instrument()" if queues else config.origin.get("queues", ""))
     if queues:
         options["queues"] = queues
     for queue in named:
-        conflict = get_dependency_conflicts(adapter_named(queue).instruments)
+        adapter = adapter_named(queue)
+        switched_on(adapter.switch)
+        conflict = get_dependency_conflicts(adapter.instruments)
         if conflict is not None:
             raise DependencyConflictError(conflict)
+    others = []
+    for queue in () if queues else known:
+        with _contained(queue):
+            if queue not in named and _is_wanted(queue, others_named=bool(named)):
+                others.append(queue)
     for queue in named:
         _instrumentor(queue).instrument(**options)
-    for queue in () if named else known:
+    for queue in others:
         with _contained(queue):
-            conflict = get_dependency_conflicts(adapter_named(queue).instruments)
-            if conflict is None:
-                _instrumentor(queue).instrument(**options)
-            elif conflict.found is not None:
-                _logger.warning("%s is not instrumented: %s", queue, conflict)
+            _instrumentor(queue).instrument(**options)
 
 
-def _check(queues: Iterable[str]) -> None:
+def _is_wanted(queue: str, *, others_named: bool) -> bool:
+    """Tell whether a queue that nobody has named is there, and meant nevertheless."""
+    adapter = adapter_named(queue)
+    on = switched_on(adapter.switch)
+    if others_named and not on:
+        return False
+    conflict = get_dependency_conflicts(adapter.instruments)
+    if conflict is not None and conflict.found is not None:
+        _logger.warning("%s is not instrumented: %s", queue, conflict)
+    return conflict is None
+
+
+def _check(queues: Iterable[str], place: str) -> None:
     known = adapters()
     for queue in queues:
         if queue not in known:
-            message = f"there is no queue {queue!r}: known are {', '.join(sorted(known))}"
+            message = f"{place} names {queue!r}: allowed are {', '.join(sorted(known))}"
             raise ConfigError(message)
 
 
@@ -226,6 +322,8 @@ def _contained(queue: str) -> Iterator[None]:
     """Keep what is wrong with one queue, a stranger's above all, from the others."""
     try:
         yield
+    except ConfigError:
+        raise
     except Exception:
         _logger.exception("%s is not instrumented", queue)
 

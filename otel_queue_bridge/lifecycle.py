@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import threading
+import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -29,38 +31,65 @@ exporting: WeakSet[Any] = WeakSet()
 
 _in_children: list[Callable[[], None]] = []
 
+_IMPORTED_LATE = ("netrc", "encodings.idna")
+"""What an export over HTTP imports first when it is under way (requests 2.34 `get_netrc_auth`, and
+`socket.getaddrinfo`). A child forked meanwhile would wait for the lock of that import for ever."""
 
-def flush(provider: object, timeout: float) -> None:
-    """Export the finished spans of this process, which is about to end, within `timeout` seconds.
+_holding: list[Any] = []
+"""What held connections at the last fork."""
 
-    In a thread of its own: `BatchSpanProcessor.force_flush` ignores its timeout (SDK 1.45).
+
+def flush(timeout: float, *providers: object) -> None:
+    """Export what this process, which is about to end, still holds; within `timeout` seconds.
+
+    In threads of their own: `BatchSpanProcessor.force_flush` ignores its timeout (SDK 1.45).
     """
-    force_flush = getattr(provider, "force_flush", None)
-    if force_flush is None or timeout <= 0:
+    deadline = time.monotonic() + timeout
+    threads = [
+        threading.Thread(
+            target=_export, args=(provider,), name="otel_queue_bridge.flush", daemon=True
+        )
+        for provider in dict.fromkeys(providers)
+        if hasattr(provider, "force_flush")
+    ]
+    if timeout <= 0:
         return
-
-    def export() -> None:
-        try:
-            force_flush()
-        except Exception as error:  # noqa: BLE001 - a span processor of the user's
-            _logger.warning("%s while exporting the last spans", type(error).__name__)
-
-    thread = threading.Thread(target=export, name="otel_queue_bridge.flush", daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if thread.is_alive():
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
         _logger.warning(
-            "spans of process %d were not exported within flush_timeout (%s s)",
+            "process %d could not export all it held within flush_timeout (%s s)",
             os.getpid(),
             timeout,
         )
 
 
+def _export(provider: Any) -> None:
+    try:
+        provider.force_flush()
+    except Exception as error:  # noqa: BLE001 - a span processor of the user's
+        _logger.warning("%s while exporting what was left", type(error).__name__)
+
+
 def run_in_children(*actions: Callable[[], None]) -> None:
     """From now on, run these in every forked child, in this order; each once."""
-    if not _in_children and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_after_fork)  # cannot be taken back
+    if not _in_children and hasattr(os, "register_at_fork"):  # it cannot be taken back
+        os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
     _in_children.extend(action for action in actions if action not in _in_children)
+
+
+def _before_fork() -> None:
+    # Here and not in the child, to which each object that is looked at is a page to copy.
+    global _holding  # noqa: PLW0603 - of the process, as what it finds
+    try:
+        for name in _IMPORTED_LATE if "urllib3" in sys.modules else ():
+            import_module(name)
+        providers = (trace.get_tracer_provider(), metrics.get_meter_provider())
+        _holding = _connections(*providers, get_logger_provider(), *exporting)
+    except Exception as error:  # noqa: BLE001 - a fork of the host must not fail
+        _logger.warning("%s before a fork", type(error).__name__)
 
 
 def _after_fork() -> None:
@@ -79,13 +108,7 @@ def drop_connections() -> None:
     requests, urllib3 = sys.modules.get("requests"), sys.modules.get("urllib3")
     if urllib3 is None:
         return
-    known = (
-        trace.get_tracer_provider(),
-        metrics.get_meter_provider(),
-        get_logger_provider(),
-        *exporting,
-    )
-    for found in _connections(*known):
+    for found in _holding:
         if requests is not None and isinstance(found, requests.Session):
             for adapter in found.adapters.values():
                 _inherited.extend((adapter.poolmanager, adapter.proxy_manager))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -34,7 +35,7 @@ _logger = logging.getLogger("otel_queue_bridge")
 SCOPE = "otel_queue_bridge"
 _OTHER = "_other"
 _CACHED = 1000
-"""Attribute sets kept; queue names from outside may be endless."""
+"""Prepared records kept; queue names from outside may be endless."""
 _READING_LIMIT = 1.0
 """Seconds that a broker may take to tell how deep its queues are."""
 
@@ -71,15 +72,29 @@ class _Gauge:
     A second instrument of the same name would be dropped by the SDK, without a word.
     """
 
-    def __init__(self) -> None:
-        self.sources: list[Callable[[], Iterable[tuple[int, Attributes]]]] = []
+    def __init__(self, *, summed: bool) -> None:
+        self.sources: list[_Limited] = []
+        self._summed = summed
+        self._ended: dict[Attributes, int] = {}
 
     def observe(self, _: CallbackOptions) -> list[Observation]:
-        return [
-            Observation(value, dict(attributes))
-            for source in tuple(self.sources)
-            for value, attributes in source()
-        ]
+        values = self._ended.copy()
+        for source in tuple(self.sources):
+            for value, attributes in source():
+                before = values.get(attributes, 0) if self._summed else 0
+                values[attributes] = before + value
+        return [Observation(value, dict(attributes)) for attributes, value in values.items()]
+
+    def end(self, source: _Limited) -> None:
+        """Read this no more; what it adds to a sum is 0 from now on."""
+        with suppress(ValueError):  # gone already, after a fork
+            self.sources.remove(source)
+            if self._summed:
+                self._ended.update((attributes, 0) for _, attributes in source.last)
+
+    def clear(self) -> None:
+        self.sources.clear()
+        self._ended.clear()
 
 
 class Instruments:
@@ -131,7 +146,7 @@ class Instruments:
         """Return the gauge of this name; `summed` if its values add up over processes."""
         with self._making:
             if name not in self._gauges:
-                gauge = self._gauges[name] = _Gauge()
+                gauge = self._gauges[name] = _Gauge(summed=summed)
                 create = (
                     self._meter.create_observable_up_down_counter
                     if summed
@@ -146,7 +161,7 @@ class Instruments:
         for counter in self._counters.values():
             counter.clear()
         for gauge in self._gauges.values():
-            gauge.sources.clear()
+            gauge.clear()
 
 
 _instruments: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
@@ -184,9 +199,10 @@ class Measurements:
         self._naming = config.naming
         self._status = semconv.status_attribute(config.naming)
         self._resolved: Instruments | None = None
-        self._names: dict[Metric, str] = {}
         self._tasks: set[str] = set()
-        self._attributes: dict[tuple[str | None, ...], Attributes] = {}
+        self._prepared: dict[
+            tuple[str | None, ...], tuple[str, str, str, Attributes] | tuple[()]
+        ] = {}
 
     @property
     def instruments(self) -> Instruments | None:
@@ -201,9 +217,12 @@ class Measurements:
         """Tell whether anything is recorded."""
         return self.instruments is not None
 
-    def submitted(self, task: Task, error_type: str | None, duration: float) -> None:
-        """Count a task that the caller handed over; a failed submit or a retry's is none."""
-        if error_type is None and (task.attempt or 1) == 1:
+    def submitted(
+        self, task: Task, error_type: str | None, duration: float, *, handed_over: bool = True
+    ) -> None:
+        """Count a task that the caller handed over; a retry's submit is none."""
+        retry = (task.attempt or 1) > 1 if task.retry is None else task.retry
+        if handed_over and not retry:
             self._record(semconv.SUBMITTED, task)
         self._record(semconv.SUBMIT_DURATION, task, error_type=error_type, value=duration)
 
@@ -211,24 +230,34 @@ class Measurements:
         """Count an attempt that a worker took; with an outcome, it ended there."""
         self._record(semconv.DISPATCHED, task)
         if outcome is not None:
-            self._record(semconv.COMPLETED, task, outcome.status)
+            ended = semconv.RETRIED if outcome.status == "retry" else semconv.COMPLETED
+            self._record(ended, task, None if ended is semconv.RETRIED else outcome.status)
 
     def attempted(
         self,
         task: Task,
         outcome: Outcome,
         error_type: str | None,
-        duration: float,
+        duration: float | None,
         wait: float | None,
     ) -> None:
-        """Record the end of an attempt; times in seconds."""
+        """Record the end of an attempt; times in seconds, none if it did not run."""
         if outcome.status == "retry":
             self._record(semconv.RETRIED, task)
         else:
             self._record(semconv.COMPLETED, task, outcome.status, error_type)
-        self._record(semconv.DURATION, task, outcome.status, error_type, value=duration)
-        if wait is not None:
+        if duration is not None:
+            self._record(semconv.DURATION, task, outcome.status, error_type, value=duration)
+        if duration is not None and wait is not None:
             self._record(semconv.WAIT, task, value=wait)
+
+    def relayed(
+        self, name: str, unit: str, description: str, attributes: Any, value: float | None
+    ) -> None:
+        """Record what a child has reported, in JSON, which has no tuples."""
+        if self.instruments is not None:
+            pairs = tuple(map(tuple, attributes))
+            self.instruments.record(name, unit, description, pairs, value)
 
     def watch(self, metric: Metric, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
         """Read a gauge at each export; the function returned ends that."""
@@ -244,12 +273,7 @@ class Measurements:
 
         limited = _Limited(source, f"{self._system} {metric.task}")
         gauge.sources.append(limited)
-
-        def end() -> None:
-            with suppress(ValueError):  # gone already, after a fork
-                gauge.sources.remove(limited)
-
-        return end
+        return partial(gauge.end, limited)
 
     def _read_attributes(self, reading: Reading) -> Attributes:
         attributes = [(semconv.MESSAGING_SYSTEM, self._system)]
@@ -269,36 +293,38 @@ class Measurements:
         value: float | None = None,
     ) -> None:
         instruments = self.instruments
-        name = self._names.get(metric)
-        if name is None:
-            name = self._names[metric] = metric.name(self._naming, self._system)
-        if not name or instruments is None:
+        if instruments is None:
             return
-        operation = _OPERATION.get(metric) if self._naming == "messaging" else None
-        key = (operation, task.queue, task.name, status, error_type)
-        attributes = self._attributes.get(key)
-        if attributes is None:
-            attributes = self._attributes_of(key)
-        unit = metric.unit_in(self._naming)
-        instruments.record(name, unit, metric.description, attributes, value)
+        key = (metric.description, task.queue, task.name, status, error_type)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepare(metric, key)
+        if prepared:
+            instruments.record(*prepared, value)
 
-    def _attributes_of(self, key: tuple[str | None, ...]) -> Attributes:
-        operation, queue, name, status, error_type = key
-        if len(self._tasks) < self._config.max_task_names and name is not None:
-            self._tasks.add(name)
+    def _prepare(
+        self, metric: Metric, key: tuple[str | None, ...]
+    ) -> tuple[str, str, str, Attributes] | tuple[()]:
+        """Work out what is the same for every such record; nothing where it has no name."""
+        _, queue, task, status, error_type = key
+        if len(self._tasks) < self._config.max_task_names and task is not None:
+            self._tasks.add(task)
+        operation = _OPERATION.get(metric) if self._naming == "messaging" else None
         named = (
             (semconv.MESSAGING_SYSTEM, self._system),
             (semconv.MESSAGING_OPERATION_NAME, operation),
             (semconv.MESSAGING_DESTINATION_NAME, queue),
-            (semconv.TASK_NAME, name if name in self._tasks else _OTHER),
+            (semconv.TASK_NAME, task if task in self._tasks else _OTHER),
             (self._status, status),
             (semconv.ERROR_TYPE, error_type),
         )
         attributes = tuple((name, value) for name, value in named if value is not None)
-        if len(self._attributes) >= _CACHED:
-            self._attributes.clear()
-        self._attributes[key] = attributes
-        return attributes
+        name = metric.name(self._naming, self._system)
+        prepared = (name, metric.unit_in(self._naming), metric.description, attributes)
+        if len(self._prepared) >= _CACHED:
+            self._prepared.clear()
+        self._prepared[key] = found = prepared if name else ()
+        return found
 
 
 class _Limited:
@@ -309,6 +335,7 @@ class _Limited:
         self._name = name
         self._thread: threading.Thread | None = None
         self._warned = False
+        self.last: list[tuple[int, Attributes]] = []
 
     def __call__(self) -> list[tuple[int, Attributes]]:
         if self._thread is not None and self._thread.is_alive():
@@ -320,7 +347,8 @@ class _Limited:
         self._thread.join(_READING_LIMIT)
         if readings:
             self._warned = False
-            return readings[0]
+            self.last = readings[0]
+            return self.last
         if not self._warned:
             self._warned = True
             reason = errors[0] if errors else f"not within {_READING_LIMIT:g} s"

@@ -14,14 +14,23 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Span, Status, StatusCode
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+)
 
 from otel_queue_bridge import semconv
+from otel_queue_bridge.adapter import SUCCESS, error_name
+from otel_queue_bridge.interrupts import pass_on
 from otel_queue_bridge.metrics import SCOPE, Measurements
 from otel_queue_bridge.propagation import Origin, Propagation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, MutableMapping
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
     from contextvars import Token
 
     from opentelemetry.context import Context
@@ -41,6 +50,9 @@ _CREDENTIALS = re.compile(r"(?<=://)[^\s\"'<>]{1,256}(?=@)")
 
 _NO_SPAN = NonRecordingSpan(INVALID_SPAN_CONTEXT)
 """Of an operation that is to have none: excluded, or a dispatch that is switched off."""
+
+_LARGEST_INT = 1 << 63
+"""What OTLP has no room for, from a broker, would cost the whole batch its export."""
 
 _CACHED_TASKS = 1000
 """Attribute sets kept; task names from outside may be endless."""
@@ -98,7 +110,7 @@ class Operation:
     def inject(self, carrier: MutableMapping[str, Any], *, once: bool = False) -> None:
         """Hand over: what runs next on behalf of this operation becomes its child."""
         if self._span.get_span_context().is_valid:
-            self._operations.propagation.hand_over(carrier, self.context, once=once)
+            self._operations.hand_over(carrier, self.context, once=once)
 
     def abandon(self) -> None:
         """Leave it to another process to report this operation; here it never ends."""
@@ -116,6 +128,7 @@ class Operation:
             self._span.end()
             if self._measured:
                 self._operations.measure(self._step, self.task, self._outcome, self._began)
+            self._outcome = None  # an error's traceback would keep the task's arguments alive
 
     def __enter__(self) -> Self:
         self._token = otel_context.attach(self.context)
@@ -127,6 +140,32 @@ class Operation:
         finally:
             if self._token is not None:
                 otel_context.detach(self._token)
+
+
+class Exchange:
+    """One request to another process on behalf of a task, until its reply."""
+
+    __slots__ = ("_ended", "_operations", "_span")
+
+    def __init__(self, operations: Operations, span: Span) -> None:
+        self._operations = operations
+        self._span = span
+        self._ended = False
+
+    def note(self, attribute: str, value: AttributeValue) -> None:
+        """Add an attribute that is known by now."""
+        self._span.set_attribute(attribute, value)
+
+    def end(self, outcome: Outcome = SUCCESS) -> None:
+        """End the exchange; a second end does nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            if self._span.is_recording():
+                self._operations.blame(self._span, outcome)
+        finally:
+            self._span.end()
 
 
 class _Ids:
@@ -188,12 +227,22 @@ class Operations:
                 self._report(self.propagation, error)
         return operation
 
-    def dispatch(self, task: Task, *, start_time: int | None = None) -> Operation:
+    def hand_over(self, carrier: MutableMapping[str, Any], context: Context, *, once: bool) -> None:
+        """Write a dispatch into the carrier; with a propagator that fails, the submit stays."""
+        try:
+            self.propagation.hand_over(carrier, context, once=once)
+        except Exception as error:  # noqa: BLE001 - a propagator of the user's
+            self._report(self.propagation, error)
+
+    def dispatch(
+        self, task: Task, *, start_time: int | None = None, measured: bool = True
+    ) -> Operation:
         """Open a dispatch; without dispatch spans, one that leaves the carrier alone."""
+        current = otel_context.get_current()
         if not self.config.dispatch_spans:
-            return Operation(self, semconv.DISPATCH, task, _NO_SPAN, otel_context.get_current())
-        origin = self.propagation.origin(task, otel_context.get_current())
-        return self._open(semconv.DISPATCH, task, origin, start_time)
+            return Operation(self, semconv.DISPATCH, task, _NO_SPAN, current, measured=measured)
+        origin = self.propagation.origin(task, current)
+        return self._open(semconv.DISPATCH, task, origin, start_time, measured=measured)
 
     def execute(
         self, task: Task, *, start_time: int | None = None, measured: bool = False
@@ -202,8 +251,25 @@ class Operations:
         origin = self.propagation.origin(task, otel_context.get_current())
         return self._open(semconv.EXECUTE, task, origin, start_time, measured=measured)
 
-    def attempted(self, task: Task, outcome: Outcome, *, started: float, duration: float) -> None:
-        """Count the end of an attempt that ran elsewhere."""
+    def exchange(
+        self, name: str, carriers: Sequence[object], attributes: Mapping[str, AttributeValue]
+    ) -> Exchange:
+        """Open an exchange: the child of the operation in the carrier, or linked to several."""
+        contexts = [self.propagation.extract(carrier) for carrier in carriers]
+        parents = [trace.get_current_span(context).get_span_context() for context in contexts]
+        if not any(parent.is_valid for parent in parents):  # excluded, or nothing is propagated
+            return Exchange(self, _NO_SPAN)
+        several = len(carriers) > 1
+        context = otel_context.get_current() if several else contexts[0]
+        links = [trace.Link(parent) for parent in parents if several and parent.is_valid]
+        tracer = self._tracer or trace.NoOpTracer()
+        fixed = {semconv.MESSAGING_SYSTEM: self._system, **attributes}
+        return Exchange(self, tracer.start_span(name, context, SpanKind.CLIENT, fixed, links))
+
+    def attempted(
+        self, task: Task, outcome: Outcome, *, started: float, duration: float | None
+    ) -> None:
+        """Count the end of an attempt that ran elsewhere, or, without a duration, did not run."""
         due = self.propagation.due(task)
         wait = None if due is None else max(0.0, started - due)
         self.measurements.attempted(task, outcome, _error_type(outcome), duration, wait)
@@ -216,7 +282,8 @@ class Operations:
         duration = time.perf_counter() - began
         if step is semconv.SUBMIT:
             error_type = None if outcome is None else _error_type(outcome)
-            self.measurements.submitted(task, error_type, duration)
+            handed_over = outcome is None or outcome.status == "success"
+            self.measurements.submitted(task, error_type, duration, handed_over=handed_over)
         elif outcome is not None:
             self.attempted(task, outcome, started=time.time() - duration, duration=duration)
 
@@ -263,6 +330,7 @@ class Operations:
             self._report(hook, error)
 
     def _report(self, culprit: object, error: Exception) -> None:
+        pass_on(error)
         if culprit not in self._reported:
             self._reported.append(culprit)
             _logger.warning(
@@ -320,15 +388,21 @@ class Operations:
             (semconv.SERVER_ADDRESS, host),
             (semconv.SERVER_PORT, port),
         ):
-            if value is not None:
-                attributes[name] = _encodable(value) if isinstance(value, str) else value
+            if isinstance(value, str):
+                attributes[name] = _encodable(value)
+            elif value is not None and abs(value) < _LARGEST_INT:
+                attributes[name] = value
         if step is semconv.EXECUTE and origin.submitted is not None:
             started = time.time() if start_time is None else start_time / 1e9
             attributes[semconv.TASK_WAIT] = max(0.0, started - origin.submitted)
         if task.attributes:
             attributes.update(task.attributes)
-        if task.name in self.config.capture_arguments and task.arguments is not None:
-            attributes.update(self._captured(task.name, task.arguments()))
+        captured = step is not semconv.DISPATCH and task.name in self.config.capture_arguments
+        if captured and task.arguments is not None:
+            try:
+                attributes.update(self._captured(task.name, task.arguments()))
+            except Exception as error:  # noqa: BLE001 - they need not fit the task's function
+                self._report(("capture_arguments", task.name), error)
         return attributes
 
     def _captured(
@@ -341,6 +415,10 @@ class Operations:
         """Write what the operation came to into its span."""
         if step is not semconv.SUBMIT:
             span.set_attribute(self._status, outcome.status)
+        self.blame(span, outcome)
+
+    def blame(self, span: Span, outcome: Outcome) -> None:
+        """Make the span an error if the outcome is one."""
         error = outcome.error
         error_type = _error_type(outcome)
         if error_type is None:
@@ -349,7 +427,7 @@ class Operations:
         if error is None or not self.config.exception_messages:
             span.set_status(Status(StatusCode.ERROR, error_type))
         else:
-            span.set_status(Status(StatusCode.ERROR, _message(error)))
+            span.set_status(Status(StatusCode.ERROR, _message(error) or error_type))
         if error is not None:
             span.add_event("exception", self._event(error, error_type))
 
@@ -380,22 +458,23 @@ def _captured_value(value: object) -> AttributeValue:
     try:
         return _encodable(value if isinstance(value, str) else repr(value))
     except Exception as error:  # noqa: BLE001 - the host's object may be unprintable
+        pass_on(error)
         return f"<{type(error).__name__}>"
 
 
 def _message(error: BaseException) -> str:
     try:
         return _masked(str(error))
-    except Exception:  # noqa: BLE001 - the host's exception may be unprintable
+    except Exception as unprintable:  # noqa: BLE001 - the host's exception may be unprintable
+        pass_on(unprintable)
         return ""
 
 
 def _error_type(outcome: Outcome) -> str | None:
     if outcome.expected:
         return None
-    if outcome.error is None or outcome.error_type is not None:
-        return outcome.error_type and _encodable(outcome.error_type)
-    kind = type(outcome.error)
-    if kind.__module__ == "builtins":
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
+    if outcome.error_type is not None:
+        return _encodable(outcome.error_type)
+    if outcome.error is None:
+        return semconv.OTHER_ERROR if outcome.status == "failure" else None
+    return error_name(outcome.error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import wrapt
 
 from otel_queue_bridge.adapter import Call, Recorder
+from otel_queue_bridge.interrupts import expect, pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -63,7 +64,7 @@ class Patches:
         self._recorder = recorder
         self._patches: list[_Patch] = []
         self._aliases: list[tuple[str, str, object, object]] = []
-        self._interrupts = interrupts
+        expect(interrupts)
         self._reported: set[str] = set()
         self.on = True
 
@@ -74,7 +75,21 @@ class Patches:
             module, hook.target, lambda imported: self._install(hook, imported, path)
         )
 
-    def patch(self, owner: object, attribute: str, advice: Advice) -> None:
+    def replace(self, target: str, replacement: Callable[..., Any]) -> None:
+        """Have another function called (`module:name`), now or when its module is imported."""
+        module, _, attribute = target.partition(":")
+
+        def replace(found: ModuleType) -> None:
+            original = getattr(found, attribute)
+
+            def replaced(*args: Any, **kwargs: Any) -> Any:
+                return (replacement if self.on else original)(*args, **kwargs)
+
+            self._patches.append(_Patch(found, attribute, original, replaced))
+
+        self._when_imported(module, target, replace)
+
+    def patch(self, owner: object, attribute: str, advice: Advice, *, always: bool = False) -> None:
         """Advise one attribute of an object that appeared at run time; a second time is nothing."""
         if not self.on or any(
             patch.owner is owner and patch.attribute == attribute for patch in self._patches
@@ -86,7 +101,7 @@ class Patches:
             original, maker = inspect.getattr_static(owner, attribute), None
         else:  # what stands on an instance is not bound to it when called
             original, maker = getattr(owner, attribute), Call(owner, (), {})
-        replacement = self._wrapped(where, original, advice, maker=maker)
+        replacement = self._wrapped(where, original, advice, always=always, maker=maker)
         self._patches.append(_Patch(owner, attribute, original, replacement))
 
     def undo(self) -> None:
@@ -118,7 +133,7 @@ class Patches:
     def _install(self, hook: Hook, module: ModuleType, path: str) -> None:
         if hook.find is not None:
             for owner, attribute in hook.find(module):
-                self.patch(owner, attribute, hook.advice)
+                self.patch(owner, attribute, hook.advice, always=hook.always)
             return
         parent, _, attribute = path.rpartition(".")
         holder: Any = module
@@ -126,7 +141,8 @@ class Patches:
             holder = getattr(holder, name)
         original = inspect.getattr_static(holder, attribute)
         advice = self._factory(hook) if hook.factory else hook.advice
-        replacement = self._wrapped(hook.target, original, advice, always=hook.factory)
+        always = hook.factory or hook.always
+        replacement = self._wrapped(hook.target, original, advice, always=always)
         self._patches.append(_Patch(holder, attribute, original, replacement))
         for alias in hook.aliases:
             self._alias(alias, original, replacement)
@@ -177,12 +193,15 @@ class Patches:
         def call_of(instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
             return Call(instance if maker is None else maker.instance, args, kwargs, maker)
 
-        async def around_async(
+        def around_async(
             wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
+            # Called now and run when awaited, as ever: arguments that do not fit are refused here.
+            pending = wrapped(*args, **kwargs)
             if not (self.on and (always or self._active(where))):
-                return await wrapped(*args, **kwargs)
-            return await self._run_async(where, wrapped, advice, call_of(instance, args, kwargs))
+                return pending
+            call = call_of(instance, args, kwargs)
+            return self._run_async(where, wrapped, pending, advice, call)
 
         def around(
             wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -199,7 +218,7 @@ class Patches:
         try:
             return self._recorder.active()
         except Exception as error:  # noqa: BLE001 - containment
-            self._report(where, error)
+            self._contain(where, error)
             return False
 
     def _run(self, where: str, function: Any, advice: Advice, call: Call) -> Any:
@@ -215,12 +234,18 @@ class Patches:
             raise
         return call.result if self._finish(where, running) else result
 
-    async def _run_async(self, where: str, function: Any, advice: Advice, call: Call) -> Any:
+    async def _run_async(
+        self, where: str, function: Any, pending: Any, advice: Advice, call: Call
+    ) -> Any:
+        args, kwargs = call.args, call.kwargs
         running = self._begin(where, advice, call)
+        if call.args is not args or call.kwargs is not kwargs:
+            pending.close()
+            pending = function(*call.args, **call.kwargs)
         if running is None:
-            return await function(*call.args, **call.kwargs)
+            return await pending
         try:
-            result = call.result = await function(*call.args, **call.kwargs)
+            result = call.result = await pending
         except BaseException as error:
             call.error = error
             self._finish(where, running)
@@ -256,9 +281,7 @@ class Patches:
         return True
 
     def _contain(self, where: str, error: Exception) -> None:
-        # A time limit may strike while the task is in our code. It is meant for the task.
-        if type(error).__name__ in self._interrupts:
-            raise error
+        pass_on(error)
         self._report(where, error)
 
     def _report(self, where: str, error: Exception) -> None:

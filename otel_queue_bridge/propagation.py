@@ -16,6 +16,8 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import INVALID_SPAN, Link
 
+from otel_queue_bridge.interrupts import pass_on
+
 if TYPE_CHECKING:
     from otel_queue_bridge.adapter import Task
     from otel_queue_bridge.config import Config
@@ -70,7 +72,7 @@ class Origin:
         self.context = context
         self.links = links
         self.submitted = submitted
-        """When the task became due: the later of submit and plan, seconds since the epoch."""
+        """When the task became due: the latest of submit and plans, seconds since the epoch."""
         self.span_id: int | None = None
         """The one that the execute must have."""
 
@@ -122,9 +124,11 @@ class Propagation:
     ) -> None:
         """Write a dispatch into the carrier, for the execute that follows it."""
         propagator, fields, _ = self._fields()
+        injected: dict[str, Any] = {}
+        propagator.inject(injected, context=context)
         for field in fields:
             carrier.pop(field, None)
-        propagator.inject(carrier, context=context)
+        carrier.update(injected)
         carrier[DISPATCHED] = "once" if once else "1"
 
     def source(self, task: Task, current: Context) -> Context:
@@ -141,7 +145,7 @@ class Propagation:
         submitted, due = _times(carrier)
         dispatched = _getter.get(carrier, DISPATCHED)
         if dispatched:
-            origin = Origin(context, submitted=due)
+            origin = Origin(context, submitted=_later(due, task.eta))
             if dispatched == ["once"]:
                 dispatch = trace.get_current_span(context).get_span_context()
                 # Zero, from a carrier that lost its trace on the way, names no dispatch.
@@ -149,12 +153,18 @@ class Propagation:
             return origin
         delay = 0.0 if due is None or submitted is None else due - submitted
         origin = self._related(context, delay)
-        origin.submitted = due
+        origin.submitted = _later(due, task.eta)
         return origin
+
+    def extract(self, carrier: object) -> Context:
+        """Return the operation that the carrier holds, whatever `relation` makes of it."""
+        return self._read(carrier, Context())[1]
 
     def due(self, task: Task) -> float | None:
         """Return when the task became due, in seconds since the epoch, if its carrier tells."""
-        return None if task.carrier is None else _times(self._held(task.carrier))[1]
+        if task.carrier is None:
+            return None
+        return _later(_times(self._held(task.carrier))[1], task.eta)
 
     def _related(self, context: Context, delay: float) -> Origin:
         if self._relation == "child" and delay <= self._link_after:
@@ -192,7 +202,8 @@ class Propagation:
     def _extract(self, carrier: Mapping[Any, Any], context: Context) -> Context:
         try:
             return self._propagator.extract(carrier, context=context, getter=_getter)
-        except Exception:  # noqa: BLE001 - whatever a stranger sent or a propagator makes of it
+        except Exception as error:  # noqa: BLE001 - whatever was sent or a propagator makes of it
+            pass_on(error)
             return context
 
 
@@ -206,6 +217,10 @@ def _times(carrier: Mapping[Any, Any]) -> tuple[float | None, float | None]:
     """Return when the task was submitted, and when it became due."""
     submitted = _time(carrier, SUBMITTED)
     return submitted, None if submitted is None else max(submitted, _time(carrier, PLANNED) or 0.0)
+
+
+def _later(due: float | None, eta: float | None) -> float | None:
+    return eta if due is not None and eta is not None and eta > due else due
 
 
 def _time(carrier: Mapping[Any, Any], key: str) -> float | None:

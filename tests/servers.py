@@ -92,7 +92,7 @@ def _signal(pids: set[int], number: int) -> bool:
 
 @cache
 def _reaper() -> "subprocess.Popen[bytes]":
-    """Start what cleans up behind a killed test run: it is told each session, and ends with us."""
+    """Start what cleans up behind a killed test run: it is told our sessions, and ends with us."""
     command = [sys.executable, __file__, RUN]
     return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
 
@@ -113,23 +113,38 @@ class Process:
             self._popen = subprocess.Popen(
                 command,
                 cwd=cwd,
-                env=outer | {"PATH": scripts, "PYTHONUNBUFFERED": "1", MARK: self._mark} | env,
+                env=outer
+                | {"PATH": scripts, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+                | {MARK: self._mark}
+                | env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self.pid = self._popen.pid
-        reaper.stdin.write(f"{self.pid}\n".encode())
+        self._reaper = reaper
+        reaper.stdin.write(b"%d\n" % self.pid)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
     def running(self) -> bool:
-        return self._popen.poll() is None
+        return self._exit_code() is None
+
+    def _exit_code(self) -> int | None:
+        # Not poll(): it would free the number, of which others may make a session of theirs.
+        if self._popen.returncode is not None or not PROC.is_dir():
+            return self._popen.poll()
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def members(self) -> set[int]:
         """Return the processes alive: itself, its children and theirs, wherever they have moved."""
+        if self._popen.returncode is not None:
+            return set()
         if PROC.is_dir():
             return _alive({self.pid}, self._mark)
         return {self.pid} if self.running() else set()
@@ -144,27 +159,38 @@ class Process:
             raise TimeoutError(f"{self.name}: {error}{self._tail()}") from None
         if not condition():
             raise RuntimeError(
-                f"{self.name} ended with {self._popen.returncode} before: {ready}{self._tail()}"
+                f"{self.name} ended with {self._exit_code()} before: {ready}{self._tail()}"
             )
 
     def wait(self, timeout: float = 10.0) -> int:
         """Wait for the end of the program itself; return its exit code."""
         try:
-            return self._popen.wait(timeout)
-        except subprocess.TimeoutExpired:
+            wait_until(lambda: not self.running(), timeout)
+        except TimeoutError:
+            os.kill(self.pid, signal.SIGABRT)  # Python writes down where it is
+            with suppress(TimeoutError):
+                wait_until(lambda: not self.running(), 5)
             raise TimeoutError(
                 f"{self.name} still runs after {timeout:g} s{self._tail()}"
             ) from None
+        return self._exit_code()
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 10.0) -> int:
         """Send the program itself a signal, as a supervisor would; return its exit code."""
-        self._popen.send_signal(number)
+        if self.running():
+            os.kill(self.pid, number)
         return self.wait(timeout)
+
+    def forget(self) -> None:
+        """Free its number, when all of it has ended."""
+        if self._popen.returncode is not None:
+            return
+        self._reaper.stdin.write(b"-%d\n" % self.pid)
+        self._popen.wait()
 
     def signal_all(self, number: int) -> bool:
         """Signal all members; return whether there were any."""
         if PROC.is_dir():
-            self._popen.poll()
             return _signal(self.members(), number)
         if alive := self.running():
             os.killpg(self.pid, number)
@@ -209,7 +235,7 @@ class Processes:
                 wait_until(lambda: not self._signal_all(0), grace)
         wait_until(lambda: not self._signal_all(signal.SIGKILL), what="all processes are dead")
         for process in self.started:
-            process.wait()
+            process.forget()
 
     def _signal_all(self, number: int) -> bool:
         return any([process.signal_all(number) for process in self.started])  # noqa: C419 - all of them
@@ -304,6 +330,7 @@ def _listening(port: int) -> bool:
 
 
 if __name__ == "__main__":  # the reaper
-    sessions = {int(line) for line in sys.stdin}
+    told = [int(line) for line in sys.stdin]
+    sessions = {pid for pid in told if told.count(pid) > told.count(-pid)}
     while _signal(_alive(sessions, sys.argv[1]), signal.SIGKILL):
         time.sleep(0.02)

@@ -18,11 +18,11 @@ HOSTS = {"billiard", "celery", "dramatiq", "fastworker", "kombu", "pynng", "rq"}
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"adapter", "semconv"},
+    {"adapter", "semconv", "interrupts"},
     {"config"},
     {"propagation", "metrics"},
     {"operation"},
-    {"patching", "lifecycle", "relay"},
+    {"patching", "lifecycle", "relay", "spans"},
     {"instrumentor"},
     {"cli"},
     {"__main__"},

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from opentelemetry.trace import NoOpTracerProvider
 
 from otel_queue_bridge import config
-from otel_queue_bridge.config import OPTIONS, Config, ConfigError, load
+from otel_queue_bridge.config import OPTIONS, Config, ConfigError, holds, load, switched_on
 
 PREFIX = "OTEL_PYTHON_QUEUE_BRIDGE_"
 
@@ -32,7 +32,7 @@ EXAMPLES = {
     ),
     "exception_messages": (True, "0", False, False, ["maybe"], "true and false"),
     "flush_timeout": (2.0, "0.5", 0.5, 0.5, ["-0.1", "2s"], "number of seconds"),
-    "horse_export": ("flush", "relay", "relay", "relay", ["both"], "flush, relay"),
+    "horse_export": ("relay", "flush", "flush", "flush", ["both"], "relay, flush"),
     "conflicts": ("replace", "yield", "yield", "yield", ["both"], "replace, yield"),
 }
 BAD = [(name, text) for name, example in EXAMPLES.items() for text in example[4]]
@@ -103,6 +103,7 @@ def test_a_variable_like_nothing_we_have_gets_no_suggestion():
     with pytest.raises(ConfigError) as error:
         load(environment={PREFIX + "ZZZ": "x"})
     assert "did you mean" not in str(error.value)
+    assert f"allowed are {PREFIX}...: QUEUES, NAMING, " in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["true", "1", "TRUE", " True "])
@@ -136,6 +137,7 @@ def test_a_keyword_like_nothing_we_have_gets_no_suggestion():
     with pytest.raises(ConfigError) as error:
         load({"zzz": 1}, environment={})
     assert "did you mean" not in str(error.value)
+    assert "allowed are queues, naming, " in str(error.value)
 
 
 def test_the_wrong_variable_is_named_even_if_a_keyword_overrides_it():
@@ -162,6 +164,43 @@ def test_what_is_loaded_cannot_be_changed():
         loaded.naming = "system"
     with pytest.raises(TypeError):
         loaded.capture_arguments["mail"] = frozenset({"password"})
+
+
+@pytest.mark.parametrize(
+    ("words", "meaning"),
+    [
+        (["true", "True", "TRUE", "1", " true "], True),
+        (["false", "False", "FALSE", "0", " 0 "], False),
+        (["", " "], None),
+    ],
+)
+def test_a_librarys_own_switch_is_on_off_or_not_set(words, meaning, monkeypatch):
+    for word in words:
+        assert switched_on("SHOP_ENABLED", {"SHOP_ENABLED": word}) is meaning
+    monkeypatch.setenv("SHOP_ENABLED", words[0])
+    assert switched_on("SHOP_ENABLED") is meaning
+    assert switched_on("SHOP_ENABLED", {}) is None
+    assert switched_on("") is None  # of a library that has none
+
+
+@pytest.mark.parametrize("word", ["yes", "off", "2", "truee"])
+def test_a_librarys_own_switch_with_another_word_is_named_quoted_and_explained(word):
+    with pytest.raises(ConfigError) as error:
+        switched_on("SHOP_ENABLED", {"SHOP_ENABLED": word})
+    assert str(error.value) == f"SHOP_ENABLED is {word!r}: allowed are true and false"
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [("true", True), ("YES", True), ("no", False), ("", False), (" true", False), (None, False)],
+)
+def test_a_librarys_variable_is_read_as_the_library_does(value, held, monkeypatch):
+    monkeypatch.delenv("SHOP_TELEMETRY", raising=False)
+    environment = {} if value is None else {"SHOP_TELEMETRY": value}
+    assert holds("SHOP_TELEMETRY", ("true", "yes"), environment) is held
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    assert holds("SHOP_TELEMETRY", ("true", "yes")) is held
 
 
 def test_opentelemetry_instrument_finds_a_flag_for_every_option():

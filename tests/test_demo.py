@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -59,6 +60,13 @@ class Run:
         self.process.wait(LIMIT)
         return output, errors
 
+    def until_nothing_lives(self) -> None:
+        """Wait: what was just being started ends when the kernel closes its lifeline."""
+        deadline = time.monotonic() + LIMIT
+        while left := self.living():
+            assert time.monotonic() < deadline, f"outlived the demo: {left}"
+            time.sleep(0.05)
+
     def living(self) -> set[int]:
         """Give the ids of all that the demo started, by their mark or a session seen before."""
         marked, by_session = set(), {}
@@ -105,19 +113,20 @@ def test_the_demo_shows_one_trace_and_leaves_nothing_running(tmp_path: Path) -> 
         "HTTP_PROXY": "http://192.0.2.1:1",
     }
     with demo(tmp_path, "--json", "trace.json", "--html", "page.html", **hostile) as run:
-        run.until("ready  shop-worker")
+        run.until("ready  celery")
         assert run.living()
         story, errors = run.end()
         assert (run.process.returncode, errors) == (0, ""), story
         assert not run.living()
     spans = written_spans(json.loads((tmp_path / "trace.json").read_text()))
-    (queue,) = QUEUES.values()
-    above = ""
-    for step in (REQUEST, *queue.chain):
-        assert spans[step.name].get("parentSpanId", "") == above
-        above = spans[step.name]["spanId"]
-        assert step.name in story
-        assert step.name in (tmp_path / "page.html").read_text()
+    for queue in QUEUES.values():
+        above = ""
+        for step in (REQUEST, *queue.chain):
+            assert spans[step.name].get("parentSpanId", "") == above
+            above = spans[step.name]["spanId"]
+            assert step.name in story
+            assert step.name in (tmp_path / "page.html").read_text()
+    assert len({span["traceId"] for span in spans.values()}) == 1
     assert "numpy.compute" in story
     assert "http send" not in story
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "trace.json"]
@@ -131,12 +140,12 @@ def test_an_interrupted_demo_ends_quietly_with_all_it_started(
     tmp_path: Path, number: int, code: int
 ) -> None:
     with demo(tmp_path, TMPDIR=str(tmp_path)) as run:
-        run.until("start  shop-worker")
+        run.until("start  celery")
         assert run.living()
         run.process.send_signal(number)
         _, errors = run.end()
         assert (run.process.returncode, errors) == (code, "")
-        assert not run.living()
+        run.until_nothing_lives()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,10 +153,11 @@ def test_an_interrupted_demo_ends_quietly_with_all_it_started(
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for processes not its own")
 def test_a_killed_demo_takes_all_it_started_along(tmp_path: Path) -> None:
     with demo(tmp_path, TMPDIR=str(tmp_path)) as run:
-        run.until("ready  shop-worker")
+        run.until("ready  celery")
         ids = run.living()
-        # per participant a launcher and its program; Valkey's server; Celery's pool
-        assert len(ids) == 3 * 2 + 1 + 2
+        # per participant a launcher and its program; Valkey's server; Celery's pool; and what
+        # Dramatiq starts, its worker process at least
+        assert len(ids) > 5 * 2 + 1 + 2
         descriptors = [os.pidfd_open(pid) for pid in ids]
         run.process.kill()
         for descriptor in descriptors:
@@ -158,6 +168,34 @@ def test_a_killed_demo_takes_all_it_started_along(tmp_path: Path) -> None:
         assert not run.living()
 
 
+def altered(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
+    """Run a demo that is not as it should be; `celery` and `rq` are its queues."""
+    program = (
+        "import sys\n"
+        "from dataclasses import replace\n"
+        "from otel_queue_bridge.cli import demo, main\n"
+        "celery, rq = demo.QUEUES['celery'], demo.QUEUES['rq']\n"
+        f"{change}\n"
+        "sys.exit(main(['demo']))\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path) -> None:
+    end = altered(tmp_path, "demo.QUEUES = {'celery': celery, 'rq': replace(rq, python=(9, 9))}")
+    assert end.returncode == 0, end.stdout
+    assert "skip   rq           needs Python 9.9 or newer, this is 3." in end.stdout
+    assert "execute shop.report" in end.stdout
+    assert "execute shop.stock.fill" not in end.stdout
+
+
 @pytest.mark.parametrize(
     ("flaw", "reason", "shown"),
     [
@@ -166,15 +204,15 @@ def test_a_killed_demo_takes_all_it_started_along(tmp_path: Path) -> None:
                 "demo.QUEUES['celery'] = replace("
                 "celery, workers=(replace(celery.workers[0], module='no_such_module'),))"
             ),
-            "shop-worker ended instead of becoming ready",
+            "celery ended instead of becoming ready",
             "No module named no_such_module",
         ),
         (
             (
                 "demo._TRACE_LIMIT = 2; demo.QUEUES['celery'] = replace("
-                "celery, chain=(*celery.chain, demo.Step('never', 'INTERNAL', 'shop-worker')))"
+                "celery, chain=(*celery.chain, demo.Step('never', 'INTERNAL', 'celery')))"
             ),
-            "the trace is incomplete after 2 s: no span 'never' (INTERNAL, shop-worker) arrived",
+            "the trace is incomplete after 2 s: no span 'never' (INTERNAL, celery) arrived",
             "POST /orders",
         ),
     ],
@@ -183,25 +221,10 @@ def test_a_killed_demo_takes_all_it_started_along(tmp_path: Path) -> None:
 def test_a_demo_that_fails_says_why_and_shows_what_it_knows(
     tmp_path: Path, flaw: str, reason: str, shown: str
 ) -> None:
-    program = (
-        "import sys\n"
-        "from dataclasses import replace\n"
-        "from otel_queue_bridge.cli import demo, main\n"
-        "celery = demo.QUEUES['celery']\n"
-        f"{flaw}\n"
-        "sys.exit(main(['demo']))\n"
-    )
-    end = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    end = altered(tmp_path, flaw)
     assert (end.returncode, end.stderr) == (1, f"otel-queue-bridge demo: {reason}\n")
     assert shown in end.stdout
-    assert "--- shop-worker" in end.stdout
+    assert "--- celery" in end.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,10 +306,9 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path: Path, packag
 
 def chain(**changes: dict[str, Any]) -> list[Span]:
     """Make the complete trace of the demo, but for `changes` to the span of an operation."""
-    (queue,) = QUEUES.values()
     spans = []
     parent = ""
-    for step in (REQUEST, *queue.chain):
+    for step in (REQUEST, *QUEUES["celery"].chain):
         span = Span(
             name=step.name,
             kind=step.kind,
@@ -311,17 +333,17 @@ def chain(**changes: dict[str, Any]) -> list[Span]:
     return spans
 
 
-EXECUTE, DISPATCH = "'execute shop.report' (CONSUMER, shop-worker)", "'dispatch shop.report'"
+EXECUTE, DISPATCH = "'execute shop.report' (CONSUMER, celery)", "'dispatch shop.report'"
 
 
 @pytest.mark.parametrize(
     ("spans", "reason"),
     [
         (chain(), ""),
-        ([], "no span 'POST /orders' (SERVER, shop-web) arrived"),
+        ([], "no span 'POST /orders' (SERVER, web) arrived"),
         (
             chain(dispatch={"kind": "CONSUMER"}),
-            f"no span {DISPATCH} (CLIENT, shop-worker) arrived",
+            f"no span {DISPATCH} (CLIENT, celery) arrived",
         ),
         (
             chain(execute={"parent_id": "submit shop.report"}),
@@ -335,8 +357,7 @@ EXECUTE, DISPATCH = "'execute shop.report' (CONSUMER, shop-worker)", "'dispatch 
     ids=["complete", "nothing", "absent", "wrong parent", "another trace"],
 )
 def test_what_is_missing_is_named(spans: list[Span], reason: str) -> None:
-    (queue,) = QUEUES.values()
-    assert queue.missing(spans) == reason
+    assert QUEUES["celery"].missing(spans) == reason
 
 
 def test_a_process_that_ends_early_is_reported_with_its_last_words(tmp_path: Path) -> None:

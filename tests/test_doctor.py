@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from socket import create_server
 from typing import TYPE_CHECKING
@@ -312,13 +313,43 @@ MISTAKES = {
 @pytest.mark.parametrize(("changes", "expected"), MISTAKES.values(), ids=MISTAKES)
 def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected):
     report = run("--json", environment=healthy | changes)
-    assert len(report.remarks) == 1, report.remarks
-    (finding,) = report.remarks
+    others = ("dramatiq is ", "fastworker is ", "rq is ")  # what befalls them all is told of each
+    findings = [one for one in report.remarks if not one["message"].startswith(others)]
+    assert len(findings) == 1, report.remarks
+    (finding,) = findings
     check, level, message, advice = expected
     assert (finding["check"], finding["level"]) == (check, level)
     assert message in finding["message"]
     assert advice in finding["advice"]
     assert report.code == (level == "problem")
+
+
+@pytest.mark.skipif(not find_spec("fastworker"), reason="FastWorker needs Python 3.12")
+@pytest.mark.parametrize(
+    ("changes", "level", "message"),
+    [
+        ({"FASTWORKER_OTEL_ENABLED": "off"}, "problem", "'off': allowed are true and false"),
+        ({"FASTWORKER_OTEL_ENABLED": "false"}, "warning", "fastworker is switched off by FASTW"),
+        ({"FASTWORKER_TELEMETRY_ENABLED": "yes"}, "warning", "ours takes its place"),
+        (
+            {"FASTWORKER_TELEMETRY_ENABLED": "yes", f"{VARIABLE}CONFLICTS": "yield"},
+            *("warning", "fastworker is left to its own telemetry"),
+        ),
+    ],
+)
+def test_the_switches_of_a_library_are_looked_at(healthy, changes, level, message):
+    report = run("--json", environment=healthy | changes)
+    (finding,) = report.remarks
+    assert (finding["check"], finding["level"]) == ("loading", level)
+    assert message in finding["message"]
+    assert finding["advice"] == f"unset {next(iter(changes))}"
+
+
+@pytest.mark.skipif(not find_spec("fastworker"), reason="FastWorker needs Python 3.12")
+def test_a_library_switched_on_by_its_own_variable_is_not_left_out(healthy):
+    changes = {f"{VARIABLE}QUEUES": "celery", "FASTWORKER_OTEL_ENABLED": "true"}
+    report = run("--json", environment=healthy | changes)
+    assert report.says("loading", "ok", "opentelemetry-instrument loads queue_bridge_fastworker")
 
 
 def test_all_wrong_options_are_told_at_once(healthy):
@@ -386,11 +417,10 @@ def test_an_untested_version_is_found(healthy, site):
     site.add("celery", "4.4.7")
     report = run("--json", environment=healthy | site.environment)
     assert report.code == 1
-    (untested, nothing_left) = report.remarks
+    (untested,) = report.remarks
     assert (untested["check"], untested["level"]) == ("versions", "problem")
     assert "celery 4.4.7 will not be instrumented" in untested["message"]
     assert untested["advice"] == "pip install 'celery >= 5.3, < 6'"
-    assert nothing_left["level"] == "warning"
 
 
 @pytest.mark.parametrize(
@@ -471,9 +501,12 @@ def test_it_needs_nothing_but_our_own_dependencies(healthy):
 def test_under_opentelemetry_instrument_the_patched_queues_are_shown(healthy):
     off = {"OTEL_METRICS_EXPORTER": "none", f"{VARIABLE}DISPATCH_SPANS": "false"}
     report = run("--json", environment=healthy | off, command=UNDER_INSTRUMENT)
-    (finding,) = report.of("patched now")
-    assert (report.code, finding["level"]) == (0, "ok")
-    assert finding["message"] == "celery: submit, execute; metrics on"
+    findings = report.of("patched now")
+    assert (report.code, {finding["level"] for finding in findings}) == (0, {"ok"})
+    queues = ["celery", "dramatiq", "fastworker", "rq"]
+    assert [finding["message"] for finding in findings] == [
+        f"{queue}: submit, execute; metrics on" for queue in queues if find_spec(queue)
+    ]
 
 
 def test_under_opentelemetry_instrument_an_sdk_that_did_not_start_is_found(healthy):

@@ -164,7 +164,7 @@ def stressed(forks, patience, setting):
     ("forks", "setting"),
     [
         pytest.param(1000, "", id="alone"),
-        pytest.param(300, "opened = relay.Relay(measured.instruments.record)", id="relayed"),
+        pytest.param(300, 'opened = relay.Relay({"count": measured.relayed}, 20)', id="relayed"),
     ],
 )
 def test_no_child_hangs_that_is_forked_while_threads_record_and_the_reader_exports(forks, setting):

@@ -1,9 +1,12 @@
 """Switching it on: which queues, which versions, who else is there, and off again."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -12,12 +15,12 @@ import wrapt
 from opentelemetry.instrumentation.dependencies import DependencyConflictError
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_queue_bridge import ConfigError, instrument, instrumentor, uninstrument
-from otel_queue_bridge.adapter import Adapter, Hook, Task
+from otel_queue_bridge.adapter import Adapter, BuiltIn, Hook, Task
 from otel_queue_bridge.config import VARIABLE
 from otel_queue_bridge.instrumentor import QueueInstrumentor, adapters, settle_conflicts
 from tests import fakelib
@@ -238,7 +241,8 @@ def test_a_broken_adapter_of_a_stranger_does_not_silence_the_others(installed, n
 def test_an_unknown_queue_is_named_and_the_known_ones_with_it(installed, names, monkeypatch, by):
     if by == "variable":
         monkeypatch.setenv(VARIABLE + "QUEUES", "fake,celry")
-    with pytest.raises(ConfigError, match=r"'celry'.*fake"):
+    place = r"instrument\(\)" if by == "argument" else f"{VARIABLE}QUEUES"
+    with pytest.raises(ConfigError, match=f"{place} names 'celry': allowed are .*fake"):
         instrument(*(["fake", "celry"] if by == "argument" else []))
     assert names() == []
 
@@ -298,6 +302,208 @@ def test_what_is_no_tracer_provider_does_not_break_the_host(installed, names):
     except ConfigError:
         return
     assert names() == []
+
+
+@pytest.mark.parametrize("when", ["on_start", "on_end"])
+def test_a_span_processor_that_fails_does_not_reach_the_host(
+    installed, library, provider, caplog, when
+):
+    def exchange(call, recorder):
+        carrier = {"traceparent": f"00-{7:032x}-{7:016x}-01"}
+        exchange = recorder.exchange("request", [carrier], {})
+        yield
+        exchange.end()
+
+    def fail(*_, **__):
+        raise fakelib.Boom
+
+    failing = SpanProcessor()
+    setattr(failing, when, fail)
+    provider.add_span_processor(failing)
+    exchanging = Hook(f"{fakelib.NAME}:Queue.push", exchange)
+    installed["fake"] = adapter()._replace(hooks=(*adapter().hooks, exchanging))
+    instrument(tracer_provider=provider)
+    for _ in range(2):
+        assert library.send("mail") == ("sent", "mail", (), {})
+        assert library.Queue().push("mail") == ("pushed", ("mail",), {})
+    submitting, pushing = [record.getMessage() for record in caplog.records]
+    assert f"Boom at {fakelib.NAME}:send;" in submitting
+    assert f"Boom at {fakelib.NAME}:Queue.push;" in pushing
+
+
+# A library's own switch
+
+SWITCH = "FAKE_ENABLED"
+
+
+@pytest.fixture
+def switch(installed, monkeypatch):
+    """Give the fake adapter a switch; return a function that sets it."""
+    installed["fake"] = adapter(switch=SWITCH)
+    monkeypatch.delenv(SWITCH, raising=False)
+    return lambda word: monkeypatch.setenv(SWITCH, word)
+
+
+def test_a_library_that_is_switched_off_stays_off_also_if_it_is_named(switch, names, provider):
+    switch("false")
+    instrument("fake", tracer_provider=provider)
+    instrument(tracer_provider=provider)
+    loaded("fake").instrument(skip_dep_check=True, tracer_provider=provider)
+    assert names() == []
+    switch("true")
+    instrument("fake", tracer_provider=provider)
+    assert names() == ["fake submit mail"]
+
+
+@pytest.mark.parametrize("word", ["", "true"])
+@pytest.mark.parametrize("by", ["loader", "code"])
+def test_a_library_that_is_switched_on_is_instrumented_whatever_the_variable_lists(
+    switch, installed, names, provider, monkeypatch, word, by
+):
+    installed["other"] = adapter("other", target="Queue.push")
+    monkeypatch.setenv(VARIABLE + "QUEUES", "other")
+    switch(word)
+    if by == "code":
+        instrument(tracer_provider=provider)
+    else:
+        for queue in ("fake", "other"):
+            loaded(queue).instrument(skip_dep_check=True, tracer_provider=provider)
+    fake = ["fake submit mail"] if word else []
+    assert names() == [*fake, "other submit mail"]
+
+
+def test_a_library_that_is_switched_on_is_left_alone_where_code_names_another(
+    switch, installed, names, provider
+):
+    installed["other"] = adapter("other", target="Queue.push")
+    switch("true")
+    instrument("other", tracer_provider=provider)
+    assert names() == ["other submit mail"]
+
+
+@pytest.mark.parametrize("queues", [(), ("fake",)])
+def test_a_switch_with_another_word_is_an_error_in_code(switch, names, provider, queues):
+    switch("perhaps")
+    with pytest.raises(ConfigError, match=f"{SWITCH} is 'perhaps': allowed are true and false"):
+        instrument(*queues, tracer_provider=provider)
+    assert names() == []
+
+
+def test_a_bad_switch_leaves_nothing_instrumented(switch, installed, names, provider):
+    installed.clear()
+    installed.update(other=adapter("other", target="Queue.push"), fake=adapter(switch=SWITCH))
+    switch("perhaps")
+    with pytest.raises(ConfigError):
+        instrument(tracer_provider=provider)
+    assert (names(), instrumentor.instrumented()) == ([], {})
+
+
+@pytest.mark.parametrize("loader", ["skip_dep_check", "raise_exception_on_conflict"])
+def test_a_switch_with_another_word_is_logged_under_the_loader(
+    switch, names, provider, caplog, loader
+):
+    switch("perhaps")
+    loaded("fake").instrument(**{loader: True}, tracer_provider=provider)
+    assert names() == []
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert f"fake is not instrumented: {SWITCH} is 'perhaps'" in record.getMessage()
+
+
+# What a library records itself
+
+TELEMETRY = "FAKE_TELEMETRY"
+
+
+class Theirs:
+    """The telemetry that the fake library has itself, and what it recorded."""
+
+    def __init__(self, library):
+        self.recorded = []
+        self._library = library
+        library.record, library.operation = self._record, self._operation
+        self._functions = self._found()
+
+    def _record(self, event, **_):
+        self.recorded.append(event)
+
+    @contextmanager
+    def _operation(self, name, attributes=None):
+        self.recorded.append(name)
+        yield self
+
+    def _found(self):
+        return [vars(self._library)[name] for name in ("record", "operation")]
+
+    def untouched(self):
+        found = zip(self._found(), self._functions, strict=True)
+        return all(now is before for now, before in found)
+
+    def run(self):
+        """Run as the library does; return what was recorded."""
+        self.recorded.clear()
+        with self._library.operation("run", attributes={"id": 1}):
+            self._library.record("completed", duration_ms=2.5)
+        return self.recorded
+
+
+@pytest.fixture
+def theirs(installed, library, monkeypatch):
+    functions = tuple(f"{fakelib.NAME}:{name}" for name in ("record", "operation"))
+    installed["fake"] = adapter(built_in=BuiltIn(TELEMETRY, ("true", "1"), functions))
+    monkeypatch.delenv(TELEMETRY, raising=False)
+    return Theirs(library)
+
+
+def test_what_a_library_records_itself_is_replaced_and_one_line_says_so(
+    theirs, library, names, provider, monkeypatch, caplog
+):
+    monkeypatch.setenv(TELEMETRY, "True")
+    assert theirs.run() == ["run", "completed"]
+    loaded("fake").instrument(skip_dep_check=True, tracer_provider=provider)
+    settle_conflicts()
+    assert names() == ["fake submit mail"]
+    assert theirs.run() == []
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    for part in (f"replaced its own telemetry ({TELEMETRY})", "conflicts=yield", "fake"):
+        assert part in record.getMessage()
+    uninstrument()
+    assert theirs.untouched()
+    assert theirs.run() == ["run", "completed"]
+
+
+def test_an_error_inside_what_is_replaced_passes(theirs, library, provider, monkeypatch):
+    monkeypatch.setenv(TELEMETRY, "1")
+    instrument(tracer_provider=provider)
+    with pytest.raises(fakelib.Boom), library.operation("run") as span:
+        raise fakelib.Boom
+    assert span is None
+
+
+def test_a_library_may_be_left_to_what_it_records_itself(
+    theirs, names, provider, monkeypatch, caplog
+):
+    monkeypatch.setenv(TELEMETRY, "1")
+    instrument(tracer_provider=provider, conflicts="yield")
+    assert names() == []
+    assert theirs.run() == ["run", "completed"]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    told = f"fake is left to its own telemetry ({TELEMETRY}), as conflicts=yield wants it"
+    assert record.getMessage() == told
+
+
+@pytest.mark.parametrize("value", ["", "false", "yes", " true"])
+@pytest.mark.parametrize("conflicts", ["replace", "yield"])
+def test_what_a_library_does_not_record_is_no_conflict(
+    theirs, names, provider, monkeypatch, caplog, value, conflicts
+):
+    monkeypatch.setenv(TELEMETRY, value)
+    instrument(tracer_provider=provider, conflicts=conflicts)
+    assert names() == ["fake submit mail"]
+    assert theirs.untouched()
+    assert caplog.records == []
 
 
 # Rivals
@@ -433,3 +639,66 @@ def test_options_come_from_a_declarative_configuration(tmp_path):
         check=True,
     )
     assert result.stdout == "link system ('a.*', 'b') {'mail': frozenset({'to'})}\n", result.stderr
+
+
+UNDONE = """
+import importlib, json, sys
+import wrapt
+import otel_queue_bridge
+
+OWNERS = {
+    "fastworker.tasks.models": ("Task", "TaskResult"),
+    "fastworker.clients.client": ("Client",),
+    "fastworker.patterns.nng_patterns": ("ReqRepPattern",),
+    "fastworker.workers.worker": ("Worker",),
+    "fastworker.workers.control_plane": ("ControlPlaneWorker",),
+    "fastworker.workers.subworker": ("SubWorker",),
+}
+before = {}
+
+def anatomy(module):
+    owners = {name: getattr(module, name) for name in OWNERS[module.__name__]}
+    owners[module.__name__] = module
+    found = [(name, vars(owner)) for name, owner in owners.items()]
+    return {f"{name}.{key}": value for name, held in found for key, value in held.items()}
+
+def differing():
+    now, missing = {}, object()
+    for module in OWNERS:
+        now |= anatomy(importlib.import_module(module))
+    names = sorted({*before, *now})
+    return [name for name in names if before.get(name, missing) is not now.get(name, missing)]
+
+for module in OWNERS:  # before anybody else sees it
+    wrapt.register_post_import_hook(lambda found: before.update(anatomy(found)), module)
+if sys.argv[1] == "imported before":
+    assert differing() == []
+otel_queue_bridge.instrument("fastworker")
+changed = differing()
+otel_queue_bridge.uninstrument("fastworker")
+print(json.dumps([changed, differing()]))
+"""
+
+
+@pytest.mark.skipif(not find_spec("fastworker"), reason="FastWorker needs Python 3.12")
+@pytest.mark.parametrize("when", ["imported before", "imported after"])
+def test_nothing_is_left_in_fastworker(when):
+    run = subprocess.run(
+        [sys.executable, "-c", UNDONE, when],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FASTWORKER_TELEMETRY_ENABLED": "true"},
+    )
+    changed, left = json.loads(run.stdout)
+    recording = {
+        f"fastworker.{module}.{function}"
+        for module in ("clients.client", "workers.worker")
+        for function in ("trace_operation", "record_task_metric")
+    }
+    assert recording == {name for name in changed if name.startswith("fastworker.")}
+    assert {name.partition(".")[0] for name in set(changed) - recording} == {
+        *("Task", "TaskResult", "Client", "ReqRepPattern"),
+        *("Worker", "ControlPlaneWorker", "SubWorker"),
+    }
+    assert left == []

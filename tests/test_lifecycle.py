@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,7 @@ class Collector:
 
 def test_a_hanging_collector_costs_the_timeout_and_no_more(caplog):
     collector = Collector()
-    caller = threading.Thread(target=flush, args=(collector, 0.01), daemon=True)
+    caller = threading.Thread(target=flush, args=(0.01, collector), daemon=True)
     caller.start()
     caller.join(PATIENCE)
     still_hanging = collector.begun.is_set() and not collector.done.is_set()
@@ -39,6 +40,48 @@ def test_a_hanging_collector_costs_the_timeout_and_no_more(caplog):
     assert still_hanging
     (record,) = caplog.records
     assert "flush_timeout" in record.getMessage()
+    assert str(os.getpid()) in record.getMessage()
+
+
+def test_several_that_hang_are_one_warning(caplog):
+    collectors = [Collector() for _ in range(3)]
+    caller = threading.Thread(target=flush, args=(0.01, *collectors), daemon=True)
+    caller.start()
+    caller.join(PATIENCE)
+    returned = not caller.is_alive()
+    begun = all(collector.begun.wait(PATIENCE) for collector in collectors)
+    done = any(collector.done.is_set() for collector in collectors)
+    for collector in collectors:
+        collector.let_go.set()
+    assert returned
+    assert begun
+    assert not done
+    assert len(caplog.records) == 1
+
+
+def test_several_export_side_by_side():
+    """One deadline for all: none may use it up before the next has begun."""
+    together = threading.Barrier(3)
+    met = []
+
+    class Waiting:
+        def force_flush(self):
+            met.append(together.wait(PATIENCE))
+
+    flush(PATIENCE, Waiting(), Waiting(), Waiting())
+    assert sorted(met) == [0, 1, 2]
+
+
+def test_one_that_is_given_twice_is_flushed_once():
+    flushed = []
+
+    class Counting:
+        def force_flush(self):
+            flushed.append(self)
+
+    provider = Counting()
+    flush(PATIENCE, provider, provider)
+    assert flushed == [provider]
 
 
 def test_a_hanging_collector_does_not_keep_the_process():
@@ -48,7 +91,7 @@ def test_a_hanging_collector_does_not_keep_the_process():
         class Collector:
             def force_flush(self):
                 threading.Event().wait({PATIENCE * 10})
-        flush(Collector(), 0.01)
+        flush(0.01, Collector())
         print("gone")
     """
     run = subprocess.run(
@@ -64,32 +107,38 @@ def test_a_hanging_collector_does_not_keep_the_process():
 def test_a_collector_that_answers_is_waited_for(caplog):
     collector = Collector()
     collector.let_go.set()
-    flush(collector, PATIENCE)
+    flush(PATIENCE, collector)
     assert collector.done.is_set()
     assert caplog.records == []
 
 
 def test_no_time_means_no_flush():
     collector = Collector()
-    flush(collector, 0)
+    flush(0, collector)
     assert not collector.begun.is_set()
 
 
 def test_a_provider_that_cannot_flush_is_left_alone(caplog):
-    flush(object(), 1)
+    flush(1, object(), None)
     assert caplog.records == []
 
 
-def test_a_flush_that_fails_is_no_noise(monkeypatch):
+def test_a_flush_that_fails_is_no_noise_and_keeps_no_other_from_exporting(monkeypatch, caplog):
     noise = []
     monkeypatch.setattr(threading, "excepthook", noise.append)
 
     class Failing:
         def force_flush(self):
-            raise RuntimeError("collector")
+            raise RuntimeError("secret@host")
 
-    flush(Failing(), PATIENCE)
+    collector = Collector()
+    collector.let_go.set()
+    flush(PATIENCE, Failing(), collector)
     assert noise == []
+    assert collector.done.is_set()
+    (record,) = caplog.records
+    assert "RuntimeError" in record.getMessage()
+    assert "secret" not in caplog.text
 
 
 class Connections:
@@ -129,6 +178,36 @@ def collector():
     connections = Connections()
     yield connections
     connections.close()
+
+
+IMPORTING = """
+import importlib, signal, sys, threading
+import urllib3
+from otel_queue_bridge import lifecycle
+from tests.forking import child, reap
+
+sys.begun, sys.go_on = threading.Event(), threading.Event()
+lifecycle.run_in_children(lambda: None)
+threading.Thread(target=importlib.import_module, args=("netrc",)).start()
+sys.begun.wait()
+threading.Timer(0.5, sys.go_on.set).start()
+
+def work():
+    signal.alarm(PATIENCE)
+    import netrc
+
+reap(child(work))
+"""
+
+
+def test_a_child_forked_while_an_export_imports_does_not_wait_for_that_for_ever(tmp_path):
+    slow = "import sys\nsys.begun.set()\nsys.go_on.wait()\n"
+    (tmp_path / "netrc.py").write_text(slow)
+    program = IMPORTING.replace("PATIENCE", str(PATIENCE))
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path}, check=True
+    )
 
 
 FORKING = """

@@ -1,6 +1,7 @@
 # ruff: noqa: SLF001 - what is kept shows in private tables only
 """The instruments: their names, when they count, and what a source that fails costs."""
 
+import json
 import logging
 import threading
 
@@ -243,20 +244,20 @@ def test_endless_names_and_queues_cost_no_endless_memory(bench):
     totals = bench.totals("task.dispatched", "task.name", "messaging.destination.name")
     assert sum(totals.values()) == 5000
     assert {name for name, _ in totals} == {"task 0", "task 1", "task 2", "_other"}
-    assert len(measurements._attributes) <= 1000
+    assert len(measurements._prepared) <= 1000
     assert len(measurements._tasks) == 3
 
 
 def test_a_failed_submit_is_none(bench):
     measurements = bench.measurements()
-    measurements.submitted(task(), "OperationalError", 0.1)
+    measurements.submitted(task(), "OperationalError", 0.1, handed_over=False)
     measurements.dispatched(task(), None)
     assert "task.submitted" not in bench.collect()
 
 
 def test_the_duration_of_a_failed_submit_is_measured_where_there_is_a_name_for_it(bench):
     measurements = bench.measurements(naming="messaging")
-    measurements.submitted(task(), "OperationalError", 0.1)
+    measurements.submitted(task(), "OperationalError", 0.1, handed_over=False)
     measurements.submitted(task(), None, 0.1)
     assert bench.totals("messaging.client.operation.duration", "error.type") == {
         ("OperationalError",): 1,
@@ -299,6 +300,34 @@ def test_an_error_of_which_only_the_name_arrived(bench):
     assert bench.totals("task.completed", "error.type") == {("user.Broken",): 1}
 
 
+@pytest.mark.parametrize(
+    ("outcome", "submitted"),
+    [
+        (None, {(): 1}),
+        (SUCCESS, {(): 1}),
+        (Outcome("success", OSError("no reply")), {(): 1}),
+        (Outcome("failure", OSError("down")), {}),
+        (Outcome("failure", error_type="user.Broken"), {}),
+    ],
+)
+def test_what_was_handed_over_is_submitted_whatever_came_after(bench, outcome, submitted):
+    submit = Operations("fake", bench.config(), {}).submit(task())
+    if outcome is not None:
+        submit.settle(outcome)
+    submit.end()
+    assert bench.totals("task.submitted") == submitted
+
+
+@pytest.mark.parametrize("outcome", [None, RETRY, REJECTED])
+@pytest.mark.parametrize("options", [{}, {"dispatch_spans": False}, {"excluded_tasks": "signup"}])
+def test_a_dispatch_that_another_process_has_counted_is_not_counted(bench, options, outcome):
+    dispatch = Operations("fake", bench.config(**options), {}).dispatch(task(), measured=False)
+    if outcome is not None:
+        dispatch.settle(outcome)
+    dispatch.end()
+    assert bench.collect() == {}
+
+
 def test_every_status_is_counted(bench):
     operating = Operating(bench)
     for outcome in (SUCCESS, failed(ValueError()), RETRY, CANCELLED, REJECTED, IGNORED):
@@ -307,6 +336,43 @@ def test_every_status_is_counted(bench):
     assert set(bench.totals("task.completed", "task.status")) == ended
     assert bench.totals("task.retried") == {(): 1}
     assert set(bench.totals("task.duration", "task.status")) == ended | {("retry",)}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "completed", "retried"),
+    [
+        (None, {}, {}),
+        (CANCELLED, {("cancelled",): 1}, {}),
+        (RETRY, {}, {("signup",): 1}),
+        (Outcome("retry", ValueError()), {}, {("signup",): 1}),
+    ],
+)
+def test_an_attempt_that_ended_at_its_dispatch_is_counted_as_what_it_came_to(
+    bench, outcome, completed, retried
+):
+    dispatch = Operations("fake", bench.config(), {}).dispatch(task())
+    if outcome is not None:
+        dispatch.settle(outcome)
+    dispatch.end()
+    assert bench.totals("task.dispatched") == {(): 1}
+    assert bench.totals("task.completed", "task.status") == completed
+    assert bench.totals("task.retried", "task.name") == retried
+    assert all("task.status" not in point.attributes for point in bench.points("task.retried"))
+
+
+@pytest.mark.parametrize(
+    ("planned", "eta", "wait"),
+    [(None, None, 60), (None, 1020, 40), (None, 980, 60), (1030, 1020, 30), (1010, 1020, 40)],
+)
+def test_a_task_waits_from_when_it_could_have_started(bench, planned, eta, wait):
+    carrier = {"otel-submitted": "1000"}
+    if planned is not None:
+        carrier["otel-planned"] = str(planned)
+    operations = Operations("fake", bench.config(), {})
+    attempted = task(carrier=carrier, eta=eta)
+    operations.attempted(attempted, SUCCESS, started=1060, duration=0.1)
+    (point,) = bench.points("task.wait")
+    assert point.sum == pytest.approx(wait)
 
 
 def test_over_a_finished_run_the_counts_agree(bench):
@@ -354,6 +420,27 @@ def fail(operations):
         raise error
 
 
+def test_what_a_child_reported_is_counted_with_what_is_counted_here(bench, monkeypatch):
+    """It comes as JSON, where tuples are lists."""
+    measurements, sent = bench.measurements(), []
+    one_of_each(measurements)
+    monkeypatch.setattr(
+        "otel_queue_bridge.metrics.forward",
+        lambda *report: sent.append(json.loads(json.dumps(report))),
+    )
+    one_of_each(measurements)
+    assert bench.totals("task.submitted") == {(): 1}
+    monkeypatch.undo()
+    for report in sent:
+        measurements.relayed(*report)
+    for metric in ("task.submitted", "task.dispatched", "task.completed", "task.retried"):
+        assert [point.value for point in bench.points(metric)] == [2], metric
+    for metric in ("task.duration", "task.wait"):
+        assert bench.totals(metric) == {(): 4}
+    bench.measurements(metrics=False).relayed(*sent[0])
+    assert bench.totals("task.submitted") == {(): 2}
+
+
 def test_two_libraries_share_one_instrument(bench):
     for system, number in (("one", 1), ("two", 2)):
         measurements = bench.measurements(system)
@@ -377,7 +464,7 @@ def test_gauges_gather_from_every_source(bench, caplog):
     }
     end()
     end()
-    assert bench.totals("task.workers.active", "messaging.system") == {("one",): 3}
+    assert bench.totals("task.workers.active", "messaging.system") == {("one",): 3, ("two",): 0}
     assert caplog.records == []
 
 

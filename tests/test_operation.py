@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, Sa
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from otel_queue_bridge import interrupts
 from otel_queue_bridge.adapter import (
     CANCELLED,
     IGNORED,
@@ -212,6 +213,23 @@ def test_submit_dispatch_and_execute_are_one_chain(bench):
     assert "task.wait" not in dispatch.attributes
 
 
+def test_with_a_propagator_that_fails_the_submit_stays_in_the_carrier(bench, caplog):
+    class Failing(TraceContextTextMapPropagator):
+        def inject(self, carrier, context=None, setter=None):
+            raise ValueError("no")
+
+    carrier = {}
+    bench().operations.submit(mail(carrier=carrier)).end()
+    before = dict(carrier)
+    failing = bench(propagator=Failing())
+    with failing.operations.dispatch(mail(carrier=carrier)) as dispatch:
+        dispatch.inject(carrier)
+        dispatch.inject(carrier)
+    assert carrier == before
+    assert [span.name for span in failing.spans] == ["dispatch mail"]
+    assert len(caplog.records) == 1
+
+
 def test_without_dispatch_spans_the_carrier_is_left_alone(bench):
     b = bench(dispatch_spans=False)
     carrier = {}
@@ -314,6 +332,53 @@ def test_a_retry_after_an_unexpected_exception_is_an_error(bench):
     assert span.attributes["error.type"].endswith("Boom")
 
 
+def test_a_failure_that_nothing_names_is_an_error_all_the_same(bench):
+    span = bench().run(Outcome("failure"))
+    assert span.attributes["error.type"] == "_OTHER"
+    assert span.status.status_code is StatusCode.ERROR
+
+
+class TimeLimit(Exception):  # noqa: N818 - the host's names are the host's
+    def __str__(self):
+        raise self
+
+
+def struck(*_, **__):
+    raise TimeLimit
+
+
+class Striking(TraceContextTextMapPropagator):
+    inject = extract = struck
+
+
+class Unshowable:
+    __repr__ = struck
+
+
+@pytest.mark.parametrize(
+    ("options", "run"),
+    [
+        ({"submit_hook": struck}, lambda b: b.operations.submit(mail())),
+        ({"propagator": Striking()}, lambda b: b.operations.submit(mail(carrier={}))),
+        ({"propagator": Striking()}, lambda b: b.run(task=mail(carrier={"traceparent": "x"}))),
+        ({}, lambda b: b.run(failed(TimeLimit()))),
+        (
+            {"capture_arguments": "mail:to"},
+            lambda b: b.operations.submit(mail(arguments=lambda: {"to": Unshowable()})),
+        ),
+        (
+            {"capture_arguments": "mail:to"},
+            lambda b: b.operations.submit(mail(arguments=struck)),
+        ),
+    ],
+    ids=["hook", "inject", "extract", "message", "argument", "arguments"],
+)
+def test_a_time_limit_that_strikes_in_our_code_is_the_tasks(bench, options, run, monkeypatch):
+    monkeypatch.setattr(interrupts, "_names", {"TimeLimit"})
+    with pytest.raises(TimeLimit):
+        run(bench(**options))
+
+
 def test_an_error_whose_object_never_arrived_is_named_by_its_type(bench):
     span = bench().run(Outcome("failure", error_type="shop.Lost"))
     assert span.attributes["error.type"] == "shop.Lost"
@@ -329,6 +394,128 @@ def test_a_failing_publish_has_no_task_status(bench):
     assert span.status.status_code is StatusCode.ERROR
     assert span.attributes["error.type"] == "ConnectionError"
     assert "task.status" not in span.attributes
+
+
+def test_a_submit_that_went_wrong_after_the_handing_over_is_an_error_all_the_same(bench):
+    b = bench()
+    with b.operations.submit(mail()) as operation:
+        operation.settle(Outcome("success", raised(TimeoutError("no reply"))))
+    (span,) = b.spans
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "no reply")
+    assert span.attributes["error.type"] == "TimeoutError"
+    assert "task.status" not in span.attributes
+
+
+@pytest.mark.parametrize("kind", [Boom, Unprintable])
+def test_an_error_without_a_text_is_described_by_its_type(bench, kind):
+    span = bench().run(failed(raised(kind())))
+    assert span.status.description == f"tests.fakelib.{kind.__name__}"
+
+
+# Exchanges
+
+
+def submitted(b):
+    """Submit a task; return its carrier and the span."""
+    carrier = {}
+    b.operations.submit(mail(carrier=carrier)).end()
+    return carrier, b.spans[-1]
+
+
+def test_an_exchange_is_the_child_of_the_operation_in_the_carrier(bench):
+    b = bench()
+    carrier, submit = submitted(b)
+    with b.provider.get_tracer("user").start_as_current_span("elsewhere"):
+        exchange = b.operations.exchange("nng.req_reply", [carrier], {"nng.attempt": 2})
+        exchange.note("nng.reply.size", 7)
+        assert b.spans == (submit,)
+        exchange.end()
+    span = b.spans[1]
+    assert (span.name, span.kind) == ("nng.req_reply", SpanKind.CLIENT)
+    assert span.parent.span_id == submit.context.span_id
+    assert (span.links, span.events, span.status.status_code) == ((), (), StatusCode.UNSET)
+    assert span.attributes == {
+        "messaging.system": "fake",
+        "nng.attempt": 2,
+        "nng.reply.size": 7,
+    }
+
+
+def test_an_exchange_is_not_current(bench):
+    b = bench()
+    carrier, _ = submitted(b)
+    before = trace.get_current_span()
+    exchange = b.operations.exchange("nng.req_reply", [carrier], {})
+    assert trace.get_current_span() is before
+    exchange.end()
+
+
+def test_an_exchange_for_several_is_the_callers_and_links_to_each(bench):
+    b = bench(excluded_tasks="secret")
+    submits = [submitted(b) for _ in range(2)]
+    secret = {}
+    b.operations.submit(Task("secret", "low", carrier=secret)).end()
+    carriers = [submits[0][0], secret, {"traceparent": 7}, submits[1][0]]
+    with b.provider.get_tracer("user").start_as_current_span("caller") as caller:
+        b.operations.exchange("nng.req_reply", carriers, {}).end()
+    span = b.spans[2]
+    assert span.parent.span_id == caller.get_span_context().span_id
+    linked = [link.context.span_id for link in span.links]
+    assert linked == [submit.context.span_id for _, submit in submits]
+
+
+@pytest.mark.parametrize("carriers", [[], [{}], [None], [{"traceparent": "none"}], [{}, {}]])
+def test_an_exchange_for_nothing_that_is_traced_is_no_span(bench, carriers):
+    b = bench()
+    with b.provider.get_tracer("user").start_as_current_span("caller"):
+        exchange = b.operations.exchange("nng.req_reply", carriers, {})
+        exchange.note("nng.reply.size", 7)
+        exchange.end(failed(Boom()))
+    assert [span.name for span in b.spans] == ["caller"]
+
+
+def test_an_exchange_for_a_task_that_is_not_sampled_is_not_recorded(bench):
+    b = bench()
+    unsampled = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(0))
+    carrier = {}
+    with trace.use_span(NonRecordingSpan(unsampled)):
+        b.operations.submit(mail(carrier=carrier)).end()
+    exchange = b.operations.exchange("nng.req_reply", [carrier], {})
+    exchange.note("nng.reply.size", 7)
+    exchange.end(failed(Boom()))
+    assert carrier["traceparent"].endswith("-00")
+    assert b.spans == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "error_type", "description"),
+    [
+        (TimeoutError("no reply"), "TimeoutError", "no reply"),
+        (Boom(), "tests.fakelib.Boom", "tests.fakelib.Boom"),
+        (None, "crossed_reply", "crossed_reply"),
+    ],
+)
+def test_an_exchange_that_failed_is_an_error(bench, error, error_type, description):
+    b = bench()
+    carrier, _ = submitted(b)
+    known = error and failed(raised(error))
+    outcome = known or Outcome("failure", error_type=error_type)
+    b.operations.exchange("nng.req_reply", [carrier], {}).end(outcome)
+    span = b.spans[1]
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, description)
+    assert span.attributes == {"messaging.system": "fake", "error.type": error_type}
+    assert [event.name for event in span.events] == (["exception"] if error else [])
+
+
+def test_an_exchange_ends_once(bench, caplog):
+    b = bench()
+    carrier, _ = submitted(b)
+    exchange = b.operations.exchange("nng.req_reply", [carrier], {})
+    exchange.end()
+    exchange.end(failed(Boom()))
+    _, span = b.spans
+    assert span.status.status_code is StatusCode.UNSET
+    assert caplog.records == []  # the SDK would complain
 
 
 # What may not leave the process
@@ -419,6 +606,16 @@ def test_text_that_is_no_unicode_can_still_be_exported(bench, where):
     else:
         b.run(failed(raised(FileNotFoundError(text))))
     assert encode_spans(b.spans).SerializeToString()
+
+
+def test_a_number_that_no_exporter_takes_is_left_out(bench):
+    """A broker's: it would cost the spans beside it their export, too."""
+    b = bench()
+    b.operations.execute(Task("ok", "queue", attempt=10**30, priority=3)).end()
+    (span,) = b.spans
+    assert encode_spans(b.spans).SerializeToString()
+    assert "task.attempt" not in span.attributes
+    assert span.attributes["task.priority"] == 3
 
 
 def test_arguments_are_recorded_only_where_listed(bench):

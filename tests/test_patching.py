@@ -213,6 +213,53 @@ def test_a_factory_used_before_the_sdk_came_still_makes_advised_products(library
     assert seen == [("on",)]
 
 
+@pytest.mark.parametrize("path", ["send", "send_soon", "Queue.push", "Queue.push_soon"])
+def test_what_only_prepares_runs_always_until_it_is_undone(library, patches, switch, path):
+    seen = []
+
+    def prepare(call, recorder):
+        seen.append(call.args)
+
+    def advice(call, recorder):
+        seen.append("never")
+        yield
+
+    holder = library.Queue() if "." in path else library
+    name = path.rpartition(".")[2]
+
+    def call(argument):
+        return finished(getattr(holder, name)(argument))
+
+    expected = call("x")
+    patches.install(hook(path, advice))
+    patches.install(hook(path, prepare, always=True))
+    switch.on = False
+    assert call("x") == expected
+    switch.broken = True
+    assert call("x") == expected
+    assert seen == [("x",)] * 2
+    taken = getattr(holder, name)
+    patches.undo()
+    assert call("x") == finished(taken("x")) == expected
+    assert len(seen) == 2
+
+
+def test_what_was_found_is_advised_always_as_well(library, patches, switch):
+    seen = []
+    patches.install(hook("", lambda *_: seen.append("ran"), **held("sender"), always=True))
+    switch.on = False
+    library.app.sender("x")
+    assert seen == ["ran"]
+
+
+def test_what_always_runs_is_contained_as_well(library, patches, switch, caplog):
+    switch.on = False
+    patches.install(hook("send", fails_before, always=True))
+    for _ in range(2):
+        assert library.send("x") == ("sent", "x", (), {})
+    assert len(caplog.records) == 1
+
+
 # The host's exceptions
 
 
@@ -404,6 +451,21 @@ def test_what_an_advice_makes_current_is_current_in_the_coroutine_only(library, 
     assert seen == [(1,), (2,), (3,), None]
 
 
+def test_arguments_that_do_not_fit_are_refused_by_the_call_itself(library, patches):
+    patches.install(hook("send_soon", lambda call, recorder: None))
+    with pytest.raises(TypeError, match=r"send_soon\(\) missing 1 required positional argument"):
+        library.send_soon()
+
+
+def test_a_coroutine_gets_what_its_advice_replaced(library, patches):
+    def advice(call, recorder):
+        call.args = (*call.args, "more")
+        yield
+
+    patches.install(hook("send_soon", advice))
+    assert asyncio.run(library.send_soon("a")) == asyncio.run(fakelib.send_soon("a", "more"))
+
+
 def test_a_cancellation_passes_and_is_seen(library, patches):
     seen = []
 
@@ -592,6 +654,72 @@ def test_a_library_that_lost_the_target_is_imported_all_the_same(patches, later,
     assert len(caplog.records) == 1
 
 
+# Put in the place of
+
+
+def nothing(*_, **__):
+    return "nothing"
+
+
+def test_a_function_is_replaced_where_it_is_looked_up_and_restored(library, patches):
+    original = library.send
+    patches.replace(f"{fakelib.NAME}:send", nothing)
+    assert library.send("x") == "nothing"
+    patches.undo()
+    assert library.send is original
+
+
+def test_a_function_is_replaced_in_a_module_that_is_imported_later(patches, later):
+    later("made_up_later", "def send(name): return name\noriginal = send")
+    patches.replace("made_up_later:send", nothing)
+    assert "made_up_later" not in sys.modules
+    module = importlib.import_module("made_up_later")
+    assert module.send("x") == "nothing"
+    patches.undo()
+    assert module.send is module.original
+
+
+def test_a_name_that_a_module_imported_is_replaced_there_alone(library, patches, later):
+    later("made_up_worker", f"from {fakelib.NAME} import send")
+    worker = importlib.import_module("made_up_worker")
+    original = library.send
+    patches.replace("made_up_worker:send", nothing)
+    assert worker.send("x") == "nothing"
+    assert library.send is original
+    patches.undo()
+    assert worker.send is original
+
+
+def test_what_is_undone_before_the_import_replaces_nothing(patches, later):
+    later("made_up_later", "def send(name): return name\noriginal = send")
+    patches.replace("made_up_later:send", nothing)
+    patches.undo()
+    module = importlib.import_module("made_up_later")
+    assert module.send is module.original
+
+
+def test_what_somebody_wrapped_since_it_was_replaced_stays(library, patches):
+    patches.replace(f"{fakelib.NAME}:send", nothing)
+
+    def theirs(wrapped, instance, args, kwargs):
+        return "theirs"
+
+    wrapt.wrap_function_wrapper(library, "send", theirs)
+    wrapper = library.send
+    patches.undo()
+    assert library.send is wrapper
+    assert library.send("x") == "theirs"
+
+
+def test_what_is_not_there_to_be_replaced_is_logged_and_not_made(library, patches, caplog):
+    patches.replace(f"{fakelib.NAME}:gone", nothing)
+    patches.replace(f"{fakelib.NAME}:send", nothing)
+    assert library.send("x") == "nothing"
+    assert "gone" not in vars(library)
+    (record,) = caplog.records
+    assert f"{fakelib.NAME}:gone" in record.getMessage()
+
+
 # Undo
 
 
@@ -660,6 +788,18 @@ def test_a_new_patching_after_an_undo_is_on(library, switch, patches):
 
 class SoftTimeLimitExceeded(Exception):  # noqa: N818 - the host's names are the host's
     pass
+
+
+def test_a_time_limit_that_strikes_before_our_code_knows_what_to_do_is_the_tasks(library, switch):
+    def struck():
+        raise SoftTimeLimitExceeded
+
+    patches = Patches("made_up", switch, interrupts=("SoftTimeLimitExceeded",))
+    patches.install(hook("send", lambda call, recorder: None))
+    switch.active = struck
+    with pytest.raises(SoftTimeLimitExceeded):
+        library.send("a")
+    patches.undo()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -161,6 +161,7 @@ def test_the_global_propagator_may_be_set_after_us():
 # Whatever a stranger sent
 
 FIELDS = ["traceparent", "Traceparent", "tracestate", "baggage", "otel-submitted", "otel-planned"]
+OURS = {*map(str.lower, FIELDS), "otel-dispatched"}
 TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
@@ -181,6 +182,11 @@ hostile = carriers | junk | st.lists(carriers | junk, max_size=3).map(tuple)
 quick = settings(max_examples=150, deadline=None, database=None)
 
 
+def is_ours(key) -> bool:
+    """Tell whether a submit takes this key for its own, or the propagator's, in any case."""
+    return isinstance(key, str) and key.lower() in OURS
+
+
 @quick
 @given(hostile, st.sampled_from(sorted(PROPAGATORS)), st.sampled_from(["child", "link", "none"]))
 def test_no_carrier_can_make_us_raise(carrier, name, relation):
@@ -192,7 +198,7 @@ def test_no_carrier_can_make_us_raise(carrier, name, relation):
 
 
 @quick
-@given(carriers.map(lambda carrier: {k: v for k, v in carrier.items() if k not in FIELDS}))
+@given(carriers.map(lambda carrier: {k: v for k, v in carrier.items() if not is_ours(k)}))
 def test_junk_beside_it_does_not_hide_the_trace(theirs):
     bridge = propagation()
     carrier = dict(theirs)
@@ -311,6 +317,35 @@ def test_a_task_is_due_when_it_was_submitted_or_planned_whichever_is_later(delay
     due = origin(bridge, carrier).submitted
     planned = max(0, delay)
     assert before + planned - 1e-3 <= due <= (after if delay <= 0 else before + planned + 1e-3)
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+@pytest.mark.parametrize("relation", ["child", "link", "none"])
+@pytest.mark.parametrize(
+    ("planned", "eta", "due"),
+    [(None, 1020.0, 1020.0), (None, 980.0, 1000.0), (1010, 1020.0, 1020.0), (1030, 1020.0, 1030.0)],
+)
+def test_a_task_that_became_able_to_start_later_is_due_then(
+    handed_over, relation, planned, eta, due
+):
+    """As a job that waits for others: what its submit knew nothing of, its worker reads."""
+    bridge = propagation(relation=relation)
+    carrier = submitted(bridge) | {"otel-submitted": "1000"}
+    if planned is not None:
+        carrier["otel-planned"] = str(planned)
+    if handed_over:
+        bridge.hand_over(carrier, inside(8))
+    task = Task("mail", "low", carrier=carrier, eta=eta)
+    assert bridge.origin(task, NOWHERE).submitted == due
+    assert bridge.due(task) == due
+
+
+@pytest.mark.parametrize("carrier", [None, {}, {"otel-submitted": "soon"}])
+def test_without_a_submit_there_is_no_wait_to_tell_whatever_the_plan(carrier):
+    bridge = propagation()
+    task = Task("mail", "low", carrier=carrier, eta=1020.0)
+    assert bridge.origin(task, NOWHERE).submitted is None
+    assert bridge.due(task) is None
 
 
 @pytest.mark.parametrize("stamp", ["", "soon", "nan", "inf", "1e999", None, 5, [], [[]], {}, b"\0"])

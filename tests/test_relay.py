@@ -1,6 +1,7 @@
 # ruff: noqa: SLF001 - the two ends of a pipe have no public names
 """The pipe from forked children: what they report arrives, and never holds them up."""
 
+import contextlib
 import json
 import logging
 import os
@@ -17,11 +18,15 @@ from otel_queue_bridge import metrics, relay
 from otel_queue_bridge.relay import Relay
 from tests.servers import wait_until
 
+ROOT = Path(__file__).parents[1]
 PATIENCE = 20
 """Seconds after which something hangs for good."""
 
 NAME = ("task.submitted", "{task}", "Tasks handed over to a queue")
 OK = (("messaging.system", "fake"), ("task.name", "ok"))
+ARRIVED = [["messaging.system", "fake"], ["task.name", "ok"]]
+"""The same: JSON has no tuples."""
+LONG = "n" * 3 * select.PIPE_BUF
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 
@@ -41,11 +46,15 @@ def recorded():
     return Recorded()
 
 
+def counting(record, patience=PATIENCE):
+    return Relay({"count": record}, patience)
+
+
 @pytest.fixture
 def opened(recorded):
-    opened = Relay(recorded)
+    opened = counting(recorded)
     yield opened
-    opened.close(PATIENCE)
+    opened.close()
 
 
 def stopped(monkeypatch, opened, recorded):
@@ -54,44 +63,62 @@ def stopped(monkeypatch, opened, recorded):
 
     def record(*arguments):
         reached.set()
-        let_go.wait(PATIENCE)
+        let_go.wait(2 * PATIENCE)  # longer than whoever looks on
         recorded(*arguments)
 
-    monkeypatch.setattr(opened, "_record", record)
-    opened.send(*NAME, OK, None)
+    monkeypatch.setitem(opened._receivers, "count", record)
+    opened.count(*NAME, OK, None)
     assert reached.wait(PATIENCE)
     return let_go.set
 
 
+def fill(opened):
+    """Fill the pipe to the last byte: what is short may fit where what is long does not."""
+    while opened.send("count", LONG):
+        pass
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(opened._write_end, b" ")
+
+
 def test_what_is_sent_is_recorded_as_it_was(opened, recorded):
-    opened.send(*NAME, OK, None)
-    opened.send("task.wait", "s", "Größe\n", (*OK, ("error.type", "a\nb")), 0.25)
+    opened.count(*NAME, OK, None)
+    opened.count("task.wait", "s", "Größe\n", (*OK, ("error.type", "a\nb")), 0.25)
     wait_until(lambda: len(recorded.calls) == 2)
     assert recorded.calls == [
-        (*NAME, OK, None),
-        ("task.wait", "s", "Größe\n", (*OK, ("error.type", "a\nb")), 0.25),
+        (*NAME, ARRIVED, None),
+        ("task.wait", "s", "Größe\n", [*ARRIVED, ["error.type", "a\nb"]], 0.25),
     ]
 
 
+def test_each_kind_goes_to_its_own_receiver():
+    counts, spans = Recorded(), Recorded()
+    opened = Relay({"count": counts, "span": spans}, PATIENCE)
+    assert opened.send("span", 1, [2])
+    assert opened.send("count", 3)
+    opened.close()
+    assert (counts.calls, spans.calls) == ([(3,)], [(1, [2])])
+
+
 def test_closing_reads_what_is_left(recorded):
-    opened = Relay(recorded)
+    opened = counting(recorded)
     for value in range(200):
-        opened.send(*NAME, OK, value)
-    opened.close(PATIENCE)
+        opened.count(*NAME, OK, value)
+    opened.close()
     assert [value for *_, value in recorded.calls] == list(range(200))
 
 
 def test_closing_twice_does_nothing(recorded):
-    opened = Relay(recorded)
-    opened.close(PATIENCE)
-    opened.close(PATIENCE)
+    opened = counting(recorded)
+    opened.close()
+    opened.close()
     assert opened not in relay._relays
 
 
 def test_a_full_pipe_drops_with_one_warning_and_never_blocks(monkeypatch, opened, recorded, caplog):
     go_on = stopped(monkeypatch, opened, recorded)
     sending = threading.Thread(
-        target=lambda: [opened.send(*NAME, OK, value) for value in range(20_000)], daemon=True
+        target=lambda: [opened.count(*NAME, OK, value) for value in range(20_000)], daemon=True
     )
     sending.start()
     sending.join(PATIENCE)
@@ -101,28 +128,48 @@ def test_a_full_pipe_drops_with_one_warning_and_never_blocks(monkeypatch, opened
     (warning,) = caplog.records
     assert (warning.name, warning.levelno) == ("otel_queue_bridge", logging.WARNING)
     assert str(os.getpid()) in warning.getMessage()
-    opened.close(PATIENCE)
+    opened.close()
     values = [value for *_, value in recorded.calls[1:]]
     assert values == sorted(values), "nothing is garbled or out of order"
     assert len(values) < 20_000
     assert len(values) + opened._dropped == 20_000
 
 
-def test_a_record_that_the_kernel_would_cut_is_dropped(opened, recorded, caplog):
-    opened.send(*NAME, (("task.name", "n" * select.PIPE_BUF),), None)
-    opened.send(*NAME, OK, None)
-    wait_until(lambda: recorded.calls)
-    opened.close(PATIENCE)
-    assert recorded.calls == [(*NAME, OK, None)]
+def test_a_report_arrives_whole_however_long(recorded):
+    """The kernel would cut what is longer than PIPE_BUF, or mix it with another's."""
+    opened = counting(recorded)
+    lengths = [*range(select.PIPE_BUF - 80, select.PIPE_BUF + 20), 60_000]
+    texts = ["".join(chr(ord("a") + at % 26) for at in range(length)) for length in lengths]
+    for text in texts:
+        wait_until(lambda text=text: opened.send("count", text))
+    opened.close()
+    assert recorded.calls == [(text,) for text in texts]
+
+
+@pytest.mark.parametrize("length", [64 * 1024, 1024 * 1024])
+def test_a_report_that_no_pipe_holds_is_refused_and_leaves_nothing(opened, recorded, length):
+    assert not opened.send("count", "n" * length)
+    opened.count(*NAME, OK, None)
+    opened.close()
+    assert recorded.calls == [(*NAME, ARRIVED, None)]
+    assert opened._parts == {}
+
+
+def test_a_count_that_is_refused_is_lost_with_one_warning(opened, recorded, caplog):
+    for _ in range(2):
+        opened.count(*NAME, (("task.name", "n" * 64 * 1024),), None)
+    opened.count(*NAME, OK, None)
+    opened.close()
+    assert recorded.calls == [(*NAME, ARRIVED, None)]
     assert len(caplog.records) == 1
 
 
 def test_what_is_no_record_does_not_end_the_relay(opened, recorded):
     """A child killed while it wrote, or whatever else may come through."""
     os.write(opened._write_end, b"junk\n[1, 2]\nnull\n")
-    opened.send(*NAME, OK, None)
+    opened.count(*NAME, OK, None)
     wait_until(lambda: recorded.calls, timeout=5)
-    assert recorded.calls == [(*NAME, OK, None)]
+    assert recorded.calls == [(*NAME, ARRIVED, None)]
 
 
 def test_a_record_that_cannot_be_recorded_does_not_end_the_relay(recorded):
@@ -132,19 +179,19 @@ def test_a_record_that_cannot_be_recorded_does_not_end_the_relay(recorded):
             raise RuntimeError("a view of the user's")
         recorded(*arguments)
 
-    opened = Relay(record)
-    opened.send(*NAME, OK, 1)
-    opened.send(*NAME, OK, 2)
-    opened.close(PATIENCE)
+    opened = counting(record)
+    opened.count(*NAME, OK, 1)
+    opened.count(*NAME, OK, 2)
+    opened.close()
     assert [value for *_, value in recorded.calls] == [1, 2]
 
 
 @forks
 def test_a_writer_that_stays_does_not_keep_the_parent(recorded):
     """A daemon that a task left behind holds the pipe open for ever."""
-    opened = Relay(recorded)
+    opened = counting(recorded, patience=0.01)
     kept = os.dup(opened._write_end)
-    closing = threading.Thread(target=opened.close, args=(0.01,), daemon=True)
+    closing = threading.Thread(target=opened.close, daemon=True)
     closing.start()
     closing.join(PATIENCE)
     late = closing.is_alive()
@@ -161,15 +208,107 @@ def test_there_are_no_file_descriptors_left(recorded):
 
     before = count()
     for _ in range(20):
-        Relay(recorded).close(PATIENCE)
+        counting(recorded).close()
     assert count() == before
 
 
 def test_without_a_relay_a_child_counts_for_itself(monkeypatch):
-    monkeypatch.setattr(metrics, "forward", None)
+    monkeypatch.setattr(metrics, "forward", print)
+    monkeypatch.setattr(relay, "parent", print)
     monkeypatch.setattr(relay, "_relays", [])
     relay.enter_child()
     assert metrics.forward is None
+    assert relay.parent is None
+
+
+# What children tell
+
+
+def asked(opened):
+    """Ask in a thread, as it may hang; return the thread, and where its answer will be."""
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(opened.told()), daemon=True)
+    asking.start()
+    return asking, answers
+
+
+def test_what_was_told_is_returned_once(opened):
+    for message in ("one", "Größe", "one"):
+        opened.send("tell", message)
+    assert opened.told() == {"one", "Größe"}
+    opened.send("tell", "two")
+    assert opened.told() == {"two"}
+    assert opened.told() == set()
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["pipe with room", "full pipe"])
+def test_what_was_told_before_is_waited_for(monkeypatch, opened, recorded, filled):
+    monkeypatch.setattr(relay, "_HEARING_LIMIT", PATIENCE)
+    go_on = stopped(monkeypatch, opened, recorded)
+    opened.send("tell", "last words")
+    if filled:
+        fill(opened)
+    asking, answers = asked(opened)
+    asking.join(0.1)
+    assert not answers
+    go_on()
+    asking.join(PATIENCE)
+    assert answers == [{"last words"}]
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["pipe with room", "full pipe"])
+def test_a_reader_that_hangs_does_not_hold_who_asks(monkeypatch, opened, recorded, filled):
+    monkeypatch.setattr(relay, "_HEARING_LIMIT", 0.01)
+    go_on = stopped(monkeypatch, opened, recorded)
+    if filled:
+        fill(opened)
+    asking, answers = asked(opened)
+    asking.join(PATIENCE)
+    late = asking.is_alive()
+    go_on()
+    assert not late
+    assert answers == [set()]
+
+
+def test_a_closed_relay_may_be_asked(opened):
+    opened.send("tell", "last words")
+    opened.close()
+    assert opened.told() == {"last words"}
+
+
+def test_who_asks_again_is_not_answered_by_what_came_too_late(monkeypatch, opened, recorded):
+    go_on = stopped(monkeypatch, opened, recorded)
+    monkeypatch.setattr(relay, "_HEARING_LIMIT", 0.01)
+    assert opened.told() == set(), "its mark is still in the pipe"
+    monkeypatch.setattr(relay, "_HEARING_LIMIT", PATIENCE)
+    let_go = threading.Event()
+    opened._receivers["wait"] = lambda: let_go.wait(PATIENCE)
+    opened.send("wait")
+    opened.send("tell", "last words")
+    write, written = opened._write, threading.Event()
+    opened._write = lambda line: (write(line), written.set())[0]
+    asking, answers = asked(opened)
+    assert written.wait(PATIENCE)
+    go_on()
+    asking.join(0.1)
+    let_go.set()
+    asking.join(PATIENCE)
+    assert answers == [{"last words"}]
+
+
+def test_what_a_living_child_is_about_to_report_is_not_forgotten(opened, recorded):
+    write, writing = opened._write, iter(range(100))
+
+    def write_and_be_asked(line):
+        if next(writing) == 1:
+            opened._write = write
+            opened.told()
+        return write(line)
+
+    opened._write = write_and_be_asked
+    assert opened.send("count", LONG)
+    opened.close()
+    assert recorded.calls == [(LONG,)]
 
 
 # In a process of their own: forks of pytest's would take its threads' locks along.
@@ -182,12 +321,16 @@ from otel_queue_bridge import lifecycle, metrics, relay
 from otel_queue_bridge.adapter import SUCCESS, Task
 from otel_queue_bridge.config import load
 from otel_queue_bridge.metrics import Measurements
+from tests.forking import child, reap
 
 lifecycle.run_in_children(metrics.start_from_nothing, relay.enter_child)
 reader = InMemoryMetricReader()
 config = load({"meter_provider": MeterProvider([reader])}, environment={})
 measured = Measurements("fake", config)
 task = Task("ok", "queue")
+
+def relaying():
+    return relay.Relay({"count": measured.relayed}, 20)
 
 def submit(times):
     for _ in range(times):
@@ -203,23 +346,6 @@ def totals():
                     value = getattr(point, "value", None)
                     found[metric.name] = point.count if value is None else value
     return found
-
-def child(work):
-    pid = os.fork()
-    if not pid:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    return pid
-
-def reap(*pids):
-    for pid in pids:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """
 
 
@@ -231,6 +357,7 @@ def scripted(code):
         capture_output=True,
         text=True,
         timeout=PATIENCE * 3,
+        cwd=ROOT,
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -240,7 +367,7 @@ def scripted(code):
 def test_what_many_children_record_at_once_is_recorded_by_the_parent():
     arrived, own = scripted("""
         submit(1)
-        opened = relay.Relay(measured.instruments.record)
+        opened = relaying()
 
         def work():
             submit(50)
@@ -248,7 +375,7 @@ def test_what_many_children_record_at_once_is_recorded_by_the_parent():
             assert totals() == {}, totals()
 
         reap(*[child(work) for _ in range(8)])
-        opened.close(20)
+        opened.close()
         print(json.dumps([totals(), metrics.forward is None]))
     """)
     assert arrived == {
@@ -263,7 +390,7 @@ def test_what_many_children_record_at_once_is_recorded_by_the_parent():
 @forks
 def test_a_childs_child_reports_to_the_first_parent():
     assert scripted("""
-        opened = relay.Relay(measured.instruments.record)
+        opened = relaying()
 
         def work():
             submit(1)
@@ -271,7 +398,7 @@ def test_a_childs_child_reports_to_the_first_parent():
             submit(4)
 
         reap(child(work))
-        opened.close(20)
+        opened.close()
         print(json.dumps(totals()))
     """) == {"task.submitted": 7}
 
@@ -280,7 +407,7 @@ def test_a_childs_child_reports_to_the_first_parent():
 def test_a_child_that_ends_in_its_next_moment_has_reported():
     assert scripted("""
         import signal
-        opened = relay.Relay(measured.instruments.record)
+        opened = relaying()
 
         def work():
             submit(3)
@@ -288,7 +415,7 @@ def test_a_child_that_ends_in_its_next_moment_has_reported():
 
         pid = child(work)
         os.waitpid(pid, 0)
-        opened.close(20)
+        opened.close()
         print(json.dumps(totals()))
     """) == {"task.submitted": 3}
 
@@ -317,11 +444,37 @@ def test_a_child_without_a_relay_counts_from_nothing():
 
 
 @forks
+def test_a_child_that_brings_its_own_sdk_counts_for_itself():
+    """As those who set it up after the fork; the parent may trace only."""
+    assert scripted("""
+        from opentelemetry.metrics import set_meter_provider
+        from opentelemetry.sdk.trace import TracerProvider
+        from otel_queue_bridge.adapter import Adapter
+        from otel_queue_bridge.instrumentor import Bridge
+
+        config = load({"tracer_provider": TracerProvider()}, environment={})
+        bridge = Bridge(Adapter("fake", (), ()), config)
+        opened = bridge.relay()
+        read, write = os.pipe()
+
+        def work():
+            set_meter_provider(their_own)
+            bridge.measurements.submitted(task, None, 0.01)
+            os.write(write, json.dumps(totals()).encode())
+
+        their_own = MeterProvider([reader := InMemoryMetricReader()])
+        reap(child(work))
+        opened.close()
+        print(os.read(read, 10_000).decode())
+    """) == {"task.submitted": 1}
+
+
+@forks
 def test_a_child_forked_after_the_relay_closed_counts_for_itself():
     assert scripted("""
-        opened = relay.Relay(measured.instruments.record)
+        opened = relaying()
         reap(child(lambda: submit(1)))
-        opened.close(20)
+        opened.close()
         read, write = os.pipe()
 
         def work():
@@ -349,7 +502,7 @@ def test_a_child_whose_parent_is_gone_drops_and_runs_on():
         def parent():
             global opened, opener
             opener = os.getpid()
-            opened = relay.Relay(measured.instruments.record)
+            opened = relaying()
             child(orphan)
 
         reap(child(parent))
@@ -365,10 +518,10 @@ def test_a_child_that_closes_its_copy_writes_into_nobodys_file():
     assert (
         scripted("""
         import tempfile
-        opened = relay.Relay(measured.instruments.record)
+        opened = relaying()
 
         def work():
-            opened.close(0)
+            opened.close()
             with tempfile.TemporaryFile() as file:
                 os.dup2(file.fileno(), opened_as)
                 submit(1)
@@ -376,7 +529,7 @@ def test_a_child_that_closes_its_copy_writes_into_nobodys_file():
 
         opened_as = opened._write_end
         reap(child(work))
-        opened.close(20)
+        opened.close()
         print(json.dumps("clean"))
     """)
         == "clean"
@@ -387,7 +540,7 @@ def test_a_child_that_closes_its_copy_writes_into_nobodys_file():
 def test_a_full_pipe_does_not_hold_a_child():
     dropped, _ = scripted(f"""
         import signal
-        opened = relay.Relay(lambda *_: signal.pause())  # a parent that does not read
+        opened = relay.Relay({{"count": lambda *_: signal.pause()}}, 20)  # it reads no more
         pid = child(lambda: submit(20_000))
         signal.alarm({PATIENCE})
         reap(pid)
@@ -396,3 +549,110 @@ def test_a_full_pipe_does_not_hold_a_child():
         os._exit(0)
     """)
     assert dropped == "ended"
+
+
+@forks
+def test_what_dead_children_told_is_known_at_once_and_told_once():
+    assert scripted("""
+        opened = relaying()
+        words = [f"child {number}" for number in range(5)]
+
+        def telling(word):
+            def work():
+                submit(50)
+                assert relay.parent.send("tell", word)
+            return work
+
+        reap(*[child(telling(word)) for word in words])
+        print(json.dumps([sorted(opened.told()), sorted(opened.told())]))
+    """) == [[f"child {number}" for number in range(5)], []]
+
+
+@forks
+def test_a_childs_child_that_stays_does_not_hold_who_asks():
+    """It keeps the pipe open: there is no end to wait for."""
+    assert scripted("""
+        relay._HEARING_LIMIT = 1000
+        opened = relaying()
+        read, write = os.pipe()
+
+        def stay():
+            os.close(write)
+            os.read(read, 1)
+
+        def work():
+            child(stay)
+            relay.parent.send("tell", "gone")
+
+        reap(child(work))
+        print(json.dumps(sorted(opened.told())))
+        os.close(write)
+    """) == ["gone"]
+
+
+@forks
+def test_half_reports_of_killed_children_do_not_pile_up():
+    left, told, arrived = scripted("""
+        import signal
+        arrived = []
+        opened = relay.Relay({"long": arrived.append}, 20)
+
+        def work():
+            write = opened._write
+
+            def write_and_die(line):
+                write(line)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            relay.parent.send("tell", str(os.getpid()))
+            opened._write = write_and_die
+            opened.send("long", "n" * 20_000)
+
+        for _ in range(40):
+            os.waitpid(child(work), 0)
+        told = len(opened.told())
+        left = len(opened._parts)
+        opened.send("long", "whole")
+        opened.close()
+        print(json.dumps([left, told, arrived]))
+    """)
+    assert 0 < left < 40
+    assert (told, arrived) == (40, ["whole"])
+
+
+@forks
+def test_long_reports_of_several_children_at_once_arrive_whole():
+    arrived, warnings = scripted("""
+        import logging, time
+        warnings = []
+        handler = logging.Handler()
+        handler.emit = lambda record: warnings.append(record.getMessage())
+        logging.getLogger("otel_queue_bridge").addHandler(handler)
+
+        arrived = []
+        opened = relay.Relay(
+            {"long": lambda *report: arrived.append([*report[:2], report[2] == text(*report[:2])])},
+            20,
+        )
+        read, write = os.pipe()
+
+        def text(number, turn):
+            return f"{number} {turn} " * 3000
+
+        def reporting(number):
+            def work():
+                os.close(write)
+                os.read(read, 1)  # until all are there
+                for turn in range(20):
+                    while not opened.send("long", number, turn, text(number, turn)):
+                        time.sleep(0.001)
+            return work
+
+        pids = [child(reporting(number)) for number in range(4)]
+        os.close(write)
+        reap(*pids)
+        opened.close()
+        print(json.dumps([arrived, warnings]))
+    """)
+    assert sorted(arrived) == [[number, turn, True] for number in range(4) for turn in range(20)]
+    assert warnings == []

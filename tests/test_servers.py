@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import kombu
 import pytest
 
+from tests import servers
 from tests.servers import Processes, wait_until
 
 # Hears no SIGTERM, and has a child in a session of its own, as RQ's work-horse is.
@@ -16,7 +18,7 @@ import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:
     os.setsid()
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 time.sleep(60)
 """
 
@@ -69,6 +71,33 @@ def test_a_killed_test_run_leaves_nothing(processes, tmp_path):
     pids = [int(pid) for pid in run.log().split()]
     assert len(pids) == 3
     wait_until(lambda: not any(map(alive, pids)), what=f"{pids} are gone")
+
+
+def test_the_number_of_what_has_ended_is_nobody_elses_until_all_is_stopped(tmp_path):
+    """Numbers are few: a session that got it anew would be killed with ours."""
+    processes = Processes(tmp_path)
+    process = processes.start("short", [sys.executable, "-c", "exit(3)"])
+    assert process.wait() == 3
+    assert alive(process.pid)
+
+    processes.stop()
+
+    assert not alive(process.pid)
+    assert process.wait() == 3
+
+
+@pytest.mark.parametrize(("told", "survives"), [("{0}\n", False), ("{0}\n-{0}\n", True)])
+def test_what_cleans_up_leaves_sessions_that_have_ended(processes, told, survives):
+    pid = stubborn(processes).pid
+    command = [sys.executable, servers.__file__, "no such run"]
+    subprocess.run(command, input=told.format(pid), text=True, check=True)
+    assert processes.started[0].running() == survives
+
+
+def test_a_process_that_hangs_tells_where(processes):
+    process = processes.start("hanging", [sys.executable, "-c", STUBBORN], ready="ready")
+    with pytest.raises(TimeoutError, match=r"hanging still runs after 0.1 s\n(.*\n)*  File .* in"):
+        process.stop(timeout=0.1)
 
 
 def test_a_process_that_ends_too_early_shows_its_log(processes):

@@ -272,7 +272,7 @@ def test_with_contribs_instrumentor_there_is_one_set_of_spans(
     shop = redis_shop
     both = {
         # Where it is installed, it takes what is logged before Celery sets up logging.
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi,logging",
         "OTEL_PYTHON_QUEUE_BRIDGE_CONFLICTS": conflicts,
     }
     worker = shop.worker(*PREFORK, **both)

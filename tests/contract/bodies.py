@@ -1,5 +1,6 @@
 """What the tasks of every queue do, the same for all."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ def ran(task_id: str) -> None:
 def span() -> None:
     with _tracer.start_as_current_span("inner") as inner:
         inner.set_attribute("user", str(baggage.get_baggage("user")))
+        record = logging.getLogger("user").makeRecord("user", logging.INFO, "", 0, "", (), None)
+        inner.set_attribute("logged", getattr(record, "otelTraceID", ""))
 
 
 def fail() -> None:

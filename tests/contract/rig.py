@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from typing_extensions import Self
 
 from otel_queue_bridge.cli.receiver import Point, Receiver, Span
+from otel_queue_bridge.instrumentor import adapters
 from tests.servers import Process, Processes, otel_env, wait_until
 
 BIN = Path(sys.executable).parent
@@ -19,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 PREFIX = "OTEL_PYTHON_QUEUE_BRIDGE_"
 NOWHERE = 1
 """A port on which nobody listens."""
+TRANSPORT = "nng.req_reply"
+"""Spans that only FastWorker has, beside the steps that all have."""
 
 
 class Library(NamedTuple):
@@ -30,6 +33,10 @@ class Library(NamedTuple):
     ready: str
     broker: str
     nowhere: str
+    module: str = ""
+    """What to run instead of the command's script, if it is named otherwise."""
+    also: Sequence[tuple[Sequence[str], str]] = ()
+    """Further processes of a worker, started after it: command, and what it says when ready."""
 
 
 class Submitted:
@@ -40,11 +47,12 @@ class Submitted:
         self._ran = ran
         self._trace = answer["trace"]
         self.id = answer["id"]
+        self._mark = answer["mark"]
         self.error = answer["error"]
 
     @property
     def executed(self) -> int:
-        return self._ran.read_text().split().count(self.id) if self._ran.exists() else 0
+        return self._ran.read_text().split().count(self._mark) if self._ran.exists() else 0
 
     def spans(self, operation: str = "", *, count: int = 1) -> list[Span]:
         spans = self._receiver.wait_for(
@@ -61,7 +69,7 @@ class Submitted:
             chosen = [s for s in mine if s.attributes["messaging.operation.name"] == operation]
         else:
             traces = {self._trace, *(span.trace_id for span in mine)}
-            chosen = [span for span in spans if span.trace_id in traces]
+            chosen = [s for s in spans if s.trace_id in traces and s.name != TRANSPORT]
         return sorted(chosen, key=lambda span: span.start)
 
 
@@ -106,7 +114,7 @@ class Fleet:
         self._folder = folder
         self._processes = Processes(folder)
         self._callers: dict[object, Caller] = {}
-        self._workers: dict[object, Process] = {}
+        self._workers: dict[object, list[Process]] = {}
         self._ran = folder / "ran"
         self.receiver = Receiver()
 
@@ -156,15 +164,24 @@ class Fleet:
         """Have this worker alone running: whoever runs takes the task."""
         key = (mode, *options.items())
         for other in [other for other in self._workers if other != key]:
-            self._workers.pop(other).signal_all(signal.SIGKILL)  # what it ran has been waited for
+            for process in self._workers.pop(other):  # what it ran has been waited for
+                wait_until(lambda it=process: not it.signal_all(signal.SIGKILL), what="its end")
         if key not in self._workers:
-            self._workers[key] = self._processes.start(
-                "worker",
-                self._command(mode, self._library.command),
-                env=self._env(mode, "worker", options),
-                ready=self._library.ready,
-                cwd=ROOT,
-            )
+            library = self._library
+            self.clear()
+            self._workers[key] = [
+                self._processes.start(
+                    "worker",
+                    self._command(mode, command),
+                    env=self._env(mode, "worker", options),
+                    ready=ready,
+                    cwd=ROOT,
+                )
+                for command, ready in ((library.command, library.ready), *library.also)
+            ]
+
+    def clear(self) -> None:
+        """Remove what a killed worker leaves behind and the next one would stumble over."""
 
     def _caller(self, mode: str, options: dict[str, str]) -> Caller:
         key = (mode, *options.items())
@@ -190,7 +207,7 @@ class Fleet:
             "tests.contract.processes",
             mode,
             f"tests.contract.apps.{self._library.app}",
-            *command,
+            *((self._library.module or command[0], *command[1:]) if command else ()),
         ]
 
     def _env(self, mode: str, service: str, options: dict[str, str]) -> dict[str, str]:
@@ -201,14 +218,11 @@ class Fleet:
             "CONTRACT_RAN": str(self._ran),
             "PYTHONPATH": str(ROOT),
         }
-        if mode in (
-            "early",
-            "late",
-            "undone",
-            "bare",
-            "hooked",
-        ):  # the SDK alone; the rest is in code
-            env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "*"
-        else:
-            env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "celery"
+        # The handler that `logging` puts on the root logger makes RQ keep quiet; and half a second
+        # of each start would go into importing FastAPI, to instrument it.
+        disabled = ["celery", "fastapi", "logging"]
+        if mode in ("early", "late", "undone", "bare", "hooked"):  # the rest is in code
+            # Each by its name: the oldest OpenTelemetry that we allow knows no `*`.
+            disabled += [f"queue_bridge_{queue}" for queue in adapters()]
+        env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = ",".join(disabled)
         return env | otel_env(self.receiver, service) | options

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def open_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     """Count for the pool's children, who are forked in here, and watch the worker."""
     pool = call.instance
-    closing = [recorder.relay()] if pool.uses_semaphore else []  # prefork alone has it
+    closing = [recorder.relay().close] if pool.uses_semaphore else []  # prefork alone has it
     yield
     app, reference = pool.app, weakref.ref(pool)
     closing.append(recorder.watch_workers(lambda: _slots(reference())))
@@ -29,7 +29,12 @@ def close_pool(call: Call, _: Recorder) -> Generator[None, None, None]:
 
 
 def _slots(pool: Any) -> list[Reading]:
-    return [] if pool is None else [Reading(pool.num_processes)]
+    if pool is None:
+        return []
+    try:
+        return [Reading(pool.num_processes)]
+    except AttributeError:  # of a prefork pool that has stopped (`TaskPool.on_stop`)
+        return [Reading(0)]
 
 
 def _depths(app: Any) -> Iterable[Reading]:

@@ -49,8 +49,15 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 def submit_eager(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task = call.instance
     default = str(task.app.conf.task_default_queue)
-    retries = call.kwargs.get("retries") or 0
-    with recorder.submit(Task(task.name, default, attempt=retries + 1)) as operation:
+    submitted = Task(
+        task.name,
+        default,
+        attempt=(call.kwargs.get("retries") or 0) + 1,
+        arguments=lambda: arguments(
+            task, call.argument(0, "args") or (), call.argument(1, "kwargs") or {}
+        ),
+    )
+    with recorder.submit(submitted) as operation:
         yield
         if call.result is not None:
             operation.identify(call.result.id)

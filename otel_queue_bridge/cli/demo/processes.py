@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Template
 from typing import IO, TYPE_CHECKING, cast
 
 from otel_queue_bridge.cli import CommandError
@@ -34,6 +35,7 @@ class Participant:
     module: str
     """What `python -m` is to run."""
     arguments: tuple[str, ...]
+    """`$NAME` stands for a variable of its environment."""
     ready: str
     """Regular expression for the line of output that says so; group 1, if any, is its address."""
     instrumented: bool = True
@@ -43,7 +45,11 @@ class Participant:
     def shown(self) -> str:
         """The command as a user would type it."""
         prefix = ["opentelemetry-instrument"] if self.instrumented else []
-        return " ".join([*prefix, self.module, *self.arguments])
+        return " ".join([*prefix, self.module.removesuffix(".cli"), *self.arguments])
+
+    def expanded(self, environment: Mapping[str, str]) -> Participant:
+        arguments = (Template(argument).substitute(environment) for argument in self.arguments)
+        return replace(self, arguments=tuple(arguments))
 
 
 class Process:
@@ -131,7 +137,7 @@ class Process:
 
 def clean_environment(own: Mapping[str, str]) -> dict[str, str]:
     """Take over the user's environment without what would configure our processes, plus `own`."""
-    foreign = ("OTEL_", "CELERY_", "UVICORN_", "FASTWORKER_")
+    foreign = ("OTEL_", "CELERY_", "UVICORN_", "RQ_", "dramatiq_", "FASTWORKER_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {
         **inherited,

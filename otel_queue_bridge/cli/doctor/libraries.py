@@ -10,7 +10,7 @@ from opentelemetry.instrumentation.dependencies import DependencyConflict, get_d
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from otel_queue_bridge.adapter import Adapter
+    from otel_queue_bridge.adapter import Adapter, BuiltIn
 
 
 class Library(NamedTuple):
@@ -30,6 +30,14 @@ class Library(NamedTuple):
     @property
     def rivals(self) -> tuple[str, ...]:
         return self.adapter.rivals if self.adapter else ()
+
+    @property
+    def built_in(self) -> BuiltIn | None:
+        return self.adapter.built_in if self.adapter else None
+
+    @property
+    def switch(self) -> str:
+        return self.adapter.switch if self.adapter else ""
 
 
 def libraries() -> list[Library]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otel_queue_bridge.cli.doctor.findings import ok, problem, warning
 from otel_queue_bridge.cli.doctor.versions import installed
+from otel_queue_bridge.config import ConfigError, holds, switched_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,7 +69,7 @@ def findings(
     yield _distro(environment)
     for library in libraries:
         if library.works:
-            ours = _ours(library.queue, environment, config)
+            ours = _ours(library, environment, config)
             yield ours
             if ours.level == "ok":
                 yield from _rivals(library, environment, config)
@@ -111,17 +112,28 @@ def _distro(environment: Mapping[str, str]) -> Finding:
     return warning(f"{message}: {_COMMAND} configures no SDK, your code has to", advice)
 
 
-def _ours(queue: str, environment: Mapping[str, str], config: Config) -> Finding:
+def _ours(library: Library, environment: Mapping[str, str], config: Config) -> Finding:
+    queue, switch = library.queue, library.switch
     name = _PREFIX + queue
+    try:
+        on = switched_on(switch, environment)
+    except ConfigError as error:
+        return problem(str(error), f"unset {switch}")
+    if on is False:
+        return warning(
+            f"{queue} is switched off by {switch}={environment[switch]}", f"unset {switch}"
+        )
     if is_disabled(queue, environment):
         rest = ",".join(other for other in disabled(environment) if other not in {name, "*"})
         return warning(
             f"{queue} is switched off by {DISABLED}={environment[DISABLED]}",
             f"export {DISABLED}={rest}" if rest else f"unset {DISABLED}",
         )
-    if config.queues is not None and queue not in config.queues:
+    if config.queues is not None and queue not in config.queues and not on:
         origin = config.origin.get("queues", "")
-        return warning(
+        # With another one named it is meant to be so.
+        judged = ok if config.queues else warning
+        return judged(
             f"{queue} is left out by {origin}={','.join(config.queues)}", f"add {queue} to {origin}"
         )
     if not entry_points(group="opentelemetry_instrumentor", name=name):
@@ -147,6 +159,14 @@ def _rivals(library: Library, environment: Mapping[str, str], config: Config) ->
                 f"{library.queue} is left to {point.value}, as conflicts=yield wants it",
                 f"to have ours: {line}",
             )
+    built_in = library.built_in
+    if built_in and holds(built_in.variable, built_in.values, environment):
+        message = (
+            f"{library.queue}'s own telemetry is switched on: ours takes its place"
+            if config.conflicts == "replace"
+            else f"{library.queue} is left to its own telemetry, as conflicts=yield wants it"
+        )
+        yield warning(message, f"unset {built_in.variable}")
 
 
 def _twice() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The demo's Celery app, with the one task that the shop leaves to it."""
+"""Left to Celery: a report with pandas."""
 
 from __future__ import annotations
 

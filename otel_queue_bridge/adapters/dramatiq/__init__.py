@@ -1,0 +1,24 @@
+"""Dramatiq: every enqueue of every broker, a worker's hold on a message, and the run.
+
+Names cited in this folder are those of Dramatiq 2.2; before 2.0 the thread classes had only the
+names with an underscore, which are kept since.
+"""
+
+from otel_queue_bridge.adapter import Adapter, Hook
+from otel_queue_bridge.adapters.dramatiq import attempt, dispatch, execute, submit, worker
+
+adapter = Adapter(
+    system="dramatiq",
+    instruments=("dramatiq >= 1.17, < 3",),
+    hooks=(
+        Hook("dramatiq.broker", submit.submit, find=submit.enqueues),
+        Hook("dramatiq.broker:Broker.__init__", submit.open_broker, always=True),
+        Hook("dramatiq.worker:_ConsumerThread.handle_message", dispatch.receive),
+        Hook("dramatiq.worker:_ConsumerThread.requeue_messages", dispatch.hand_back),
+        Hook("dramatiq.worker:_WorkerThread.process_message", execute.execute),
+        Hook("dramatiq.worker:_ConsumerThread.post_process_message", attempt.read_end),
+        Hook("dramatiq.broker:Broker.emit_after", attempt.read_skip),
+        Hook("dramatiq.worker:Worker.start", worker.start),
+        Hook("dramatiq.worker:Worker.stop", worker.stop),
+    ),
+)

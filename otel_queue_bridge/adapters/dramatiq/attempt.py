@@ -1,0 +1,70 @@
+"""One run of a message, while it lasts: what the calls inside it give away of its end."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, Recorder, failed
+
+_ABORT = "dramatiq_abort.abort_manager.Abort"
+_QUIET = {
+    _ABORT,
+    "dramatiq.errors.RateLimitExceeded",
+    "dramatiq.errors.Retry",
+    "dramatiq.middleware.shutdown.Shutdown",
+}
+"""What may be followed by another attempt without anything being wrong."""
+
+
+class Attempt:
+    """One run of a message; `process_message` keeps all of this to itself."""
+
+    def __init__(self, message: Any, throws: Any) -> None:
+        self._message_id = message.message_id
+        self._retries = message.options.get("retries", 0)
+        self.enqueued_again = False
+        self.skipped = False
+        self._throws = throws
+        self._failed = False
+        self._error: BaseException | None = None
+
+    def retries(self, message: Any) -> bool:
+        """Tell whether this enqueues itself again, and not a message with new arguments."""
+        same: bool = message.message_id == self._message_id
+        return same and message.options.get("retries", 0) != self._retries
+
+    def end(self, message: Any) -> None:
+        self._failed = message.failed
+        self._error = message._exception  # noqa: SLF001 - cleared before `process_message` returns
+
+    def outcome(self, raised: BaseException | None) -> Outcome:
+        """Tell the end; `raised` is what `process_message` did not catch, and a thread's end."""
+        error, self._error = self._error, None
+        if raised is not None:
+            return failed(raised)
+        if self.skipped:
+            return CANCELLED
+        if error is None:  # a middleware may fail a message without a word
+            return Outcome("failure") if self._failed else SUCCESS
+        kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+        if self.enqueued_again and not self._failed:
+            return RETRY if kinds & _QUIET else Outcome("retry", error)
+        if _ABORT in kinds:
+            return CANCELLED
+        return failed(error, expected=bool(self._throws) and isinstance(error, self._throws))
+
+
+current: ContextVar[Attempt | None] = ContextVar("otel_queue_bridge.dramatiq.attempt", default=None)
+
+
+def read_end(call: Call, _: Recorder) -> None:
+    attempt = current.get()
+    if attempt is not None:
+        attempt.end(call.argument(0, "message"))
+
+
+def read_skip(call: Call, _: Recorder) -> None:
+    attempt = current.get()
+    if attempt is not None and call.argument(0, "signal") == "skip_message":
+        attempt.skipped = True

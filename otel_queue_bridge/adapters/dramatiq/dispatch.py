@@ -1,0 +1,52 @@
+"""Dispatch: from the consumer taking a message to a worker thread starting on it.
+
+It is written where it ends. A message that waits for its ETA is not being dispatched: it goes
+back to its queue first, and is taken again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import REJECTED, RETRY, Call, Outcome, Recorder
+from otel_queue_bridge.adapters.dramatiq.reading import CARRIER, DELAYED, carrier, carriers, read
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+def receive(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    message = call.argument(0, "message")
+    if message.options.get("eta") is not None:
+        message.options[CARRIER] = {**carrier(message), DELAYED: "1"}
+        return
+    message.otel_received = time.time_ns()
+    yield
+    if message.failed:  # nobody can have worked on it: there is no such actor
+        dispatched(call.instance.broker, message, recorder, REJECTED)
+
+
+def hand_back(call: Call, recorder: Recorder) -> None:
+    """Close what was taken and not started on when the worker stops."""
+    messages = list(call.argument(0, "messages"))
+    call.args, call.kwargs = (messages,), {}
+    for message in messages:
+        dispatched(call.instance.broker, message, recorder, RETRY)
+
+
+def dispatched(
+    broker: Any, message: Any, recorder: Recorder, outcome: Outcome | None = None
+) -> dict[str, Any]:
+    """Write the dispatch, unless it is written; return the carrier for what follows it."""
+    written = dict(carrier(message))
+    received = vars(message).pop("otel_received", None)
+    if received is not None:
+        task = read(broker, message)
+        task.carrier = carriers(message)
+        operation = recorder.dispatch(task, start_time=received)
+        if outcome is not None:
+            operation.settle(outcome)
+        operation.inject(written)
+        operation.end()
+    return written

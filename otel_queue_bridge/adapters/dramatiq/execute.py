@@ -1,0 +1,34 @@
+"""Execute: one message in a worker thread, with all that the middleware does to it.
+
+An actor that is a coroutine runs in another thread, with this one's context (Dramatiq copies it).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_queue_bridge.adapters.dramatiq.attempt import Attempt, current
+from otel_queue_bridge.adapters.dramatiq.dispatch import dispatched
+from otel_queue_bridge.adapters.dramatiq.reading import carriers, read
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from otel_queue_bridge.adapter import Call, Recorder
+
+
+def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    message, broker = call.argument(0, "message"), call.instance.broker
+    _, *others = carriers(message)
+    task = read(broker, message)
+    task.carrier = (dispatched(broker, message, recorder), *others)
+    actor = broker.actors.get(message.actor_name)
+    throws = message.options.get("throws") or (actor and actor.options.get("throws"))
+    attempt = Attempt(message, throws)
+    token = current.set(attempt)
+    try:
+        with recorder.execute(task, measured=True) as operation:
+            yield
+            operation.settle(attempt.outcome(call.error))
+    finally:
+        current.reset(token)

@@ -1,0 +1,62 @@
+"""Reading Dramatiq's messages: who is called, how often already, and where the carrier is."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import Task
+from otel_queue_bridge.adapters.dramatiq.brokers import server
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CARRIER = "otel"
+"""Key of the carrier among a message's options."""
+DELAYED = "otel-delayed"
+"""Present in the carrier while a worker holds the message until its ETA."""
+_MANY = 1 << 31
+
+
+def read(broker: Any, message: Any) -> Task:
+    options, actor = message.options, getattr(broker, "actors", {}).get(message.actor_name)
+    retries = _number(options.get("retries", 0))
+    priority = _number(options.get("broker_priority"))
+    if priority is None and actor is not None:
+        priority = _number(actor.priority) or None  # 0 unless the user has chosen one
+    return Task(
+        message.actor_name,
+        message.queue_name.removesuffix(".DQ"),
+        id=str(message.message_id),
+        attempt=None if retries is None or retries < 0 else retries + 1,
+        priority=priority,
+        server=server(broker),
+        arguments=lambda: arguments(broker, message),
+    )
+
+
+def _number(value: object) -> int | None:
+    """Return what can be counted, of what a stranger may have sent; OTLP has 64 bits for it."""
+    return value if type(value) is int and abs(value) < _MANY else None
+
+
+def carrier(message: Any) -> Mapping[str, Any]:
+    found = message.options.get(CARRIER)
+    return found if isinstance(found, dict) else {}
+
+
+def carriers(message: Any) -> tuple[object, ...]:
+    """Return where the trace may be: with us, or where other tracers put it."""
+    options = message.options
+    others = options.get("options")
+    return (
+        options.get(CARRIER),
+        options.get("trace_ctx"),
+        others.get("trace_context") if isinstance(others, dict) else None,
+        options,
+    )
+
+
+def arguments(broker: Any, message: Any) -> Mapping[str, object]:
+    actor = broker.get_actor(message.actor_name)
+    return inspect.signature(actor.fn).bind_partial(*message.args, **message.kwargs).arguments

@@ -1,0 +1,71 @@
+"""Submit: every message that a broker is given.
+
+`Broker.enqueue` is abstract; each broker's own is the one funnel behind send, pipelines, groups,
+callbacks and retries.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import Call, Recorder, failed
+from otel_queue_bridge.adapters.dramatiq import attempt
+from otel_queue_bridge.adapters.dramatiq.reading import CARRIER, DELAYED, carrier, read
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from types import ModuleType
+
+_submitting: ContextVar[object] = ContextVar("otel_queue_bridge.dramatiq.submitting", default=None)
+"""The carrier of the message that is being enqueued: a broker may call its parent's `enqueue`."""
+
+
+def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    message = call.argument(0, "message")
+    if message.options.get(CARRIER) is _submitting.get() is not None:
+        return
+    written = dict(carrier(message))
+    # A copy: the message may be sent again, or be part of a pipeline or a group.
+    copied = message.copy(options={CARRIER: written})
+    running = attempt.current.get()
+    # The hand-over from the delay queue to the queue: only a consumer's thread does that.
+    handed_over = written.pop(DELAYED, None) is not None and running is None
+    task, delay = read(call.instance, message), call.kwargs.get("delay")
+    task.carrier = written
+    task.retry = running is not None and running.retries(message)
+    task.eta = None if delay is None else time.time() + delay / 1000
+    with nullcontext() if handed_over else recorder.submit(task) as operation:
+        _replace(call, copied)
+        token = _submitting.set(written)
+        yield
+        _submitting.reset(token)
+        if operation is not None and call.error is not None:
+            operation.settle(failed(call.error))
+        elif running is not None and task.retry:
+            running.enqueued_again = True
+
+
+def _replace(call: Call, message: Any) -> None:
+    if call.args:
+        call.args = (message, *call.args[1:])
+    else:
+        call.kwargs = {**call.kwargs, "message": message}
+
+
+def enqueues(module: ModuleType) -> Iterator[tuple[object, str]]:
+    waiting: list[type] = [module.Broker]
+    while waiting:
+        broker = waiting.pop()
+        waiting.extend(broker.__subclasses__())
+        if broker is not module.Broker and "enqueue" in vars(broker):
+            yield broker, "enqueue"
+
+
+def open_broker(call: Call, recorder: Recorder) -> None:
+    """Patch a broker's class that was not there when Dramatiq was."""
+    for kind in type(call.instance).__mro__:
+        if "enqueue" in vars(kind) and kind.__module__ != "dramatiq.broker":
+            recorder.patch(kind, "enqueue", submit)

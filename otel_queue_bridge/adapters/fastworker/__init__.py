@@ -1,0 +1,85 @@
+"""FastWorker: the client, the control plane that hands over, and whoever runs the task.
+
+Names cited in this folder are those of FastWorker 0.3.0; 0.1.1 lacks some, as said beside them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_queue_bridge.adapter import Adapter, BuiltIn, Hook
+from otel_queue_bridge.adapters.fastworker import (
+    carrier,
+    dispatch,
+    execute,
+    result,
+    submit,
+    traffic,
+    worker,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import ModuleType
+
+_CLIENT = "fastworker.clients.client"
+_CONTROL_PLANE = "fastworker.workers.control_plane"
+_SUBWORKER = "fastworker.workers.subworker"
+_WORKER = "fastworker.workers.worker"
+_PATTERNS = "fastworker.patterns.nng_patterns"
+
+
+def _since_0_3(owner: str, attribute: str) -> Callable[[ModuleType], Iterable[tuple[object, str]]]:
+    def find(module: ModuleType) -> Iterable[tuple[object, str]]:
+        found = getattr(module, owner)
+        return [(found, attribute)] if hasattr(found, attribute) else []
+
+    return find
+
+
+adapter = Adapter(
+    system="fastworker",
+    instruments=("fastworker >= 0.1.1, < 0.4",),
+    span_names={"dispatch": "fastworker.control_plane.dispatch"},
+    switch="FASTWORKER_OTEL_ENABLED",
+    built_in=BuiltIn(
+        "FASTWORKER_TELEMETRY_ENABLED",
+        ("true", "1", "yes"),
+        # Where they are called; who calls them has imported them by name.
+        tuple(
+            f"{module}:{function}"
+            for module in (_CLIENT, _WORKER)
+            for function in ("trace_operation", "record_task_metric")
+        ),
+    ),
+    hooks=(
+        Hook("fastworker.tasks.models:Task.__init__", submit.create),
+        Hook("fastworker.tasks.models:Task.model_dump", carrier.write),
+        Hook("fastworker.tasks.models:TaskResult.__init__", result.create),
+        Hook(f"{_CLIENT}:Client.submit_task", submit.submit),
+        Hook(f"{_CLIENT}:Client.delay", submit.submit),
+        Hook(f"{_CLIENT}:Client.delay_with_callback", submit.submit),
+        Hook(_CLIENT, submit.submit_batch, find=_since_0_3("Client", "submit_batch")),
+        Hook(f"{_CLIENT}:Client._submit_task_internal", submit.send),
+        Hook(f"{_PATTERNS}:ReqRepPattern.start", traffic.start),
+        Hook(f"{_PATTERNS}:ReqRepPattern.send", traffic.send),
+        Hook(f"{_PATTERNS}:ReqRepPattern.recv", traffic.receive),
+        Hook(f"{_PATTERNS}:ReqRepPattern.close", traffic.close),
+        Hook(f"{_WORKER}:Worker._execute_task", execute.execute),
+        Hook(f"{_WORKER}:Worker._send_callback", execute.call_back),
+        Hook(f"{_CONTROL_PLANE}:ControlPlaneWorker._send_task_to_subworker", dispatch.send),
+        Hook(
+            _CONTROL_PLANE,
+            dispatch.cancel,
+            find=_since_0_3("ControlPlaneWorker", "_handle_cancel"),
+        ),
+        Hook(
+            _CONTROL_PLANE,
+            submit.repeat,
+            find=_since_0_3("ControlPlaneWorker", "_execute_periodic"),
+        ),
+        Hook(f"{_CONTROL_PLANE}:ControlPlaneWorker.start", worker.start),
+        Hook(f"{_CONTROL_PLANE}:ControlPlaneWorker.stop", worker.stop),
+        Hook(f"{_SUBWORKER}:SubWorker.stop", worker.stop),
+    ),
+)

@@ -1,0 +1,97 @@
+"""Execute: one run of a task's function, with its hooks, in a control plane or a subworker.
+
+`Worker._execute_task` is the one funnel for all of them. It turns failures into results, and
+waits without end for a callback's receiver: a run is over when its result is known.
+"""
+
+from __future__ import annotations
+
+import time
+from asyncio import CancelledError
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from otel_queue_bridge.adapter import (
+    CANCELLED,
+    REJECTED,
+    SUCCESS,
+    Call,
+    Operation,
+    Outcome,
+    Recorder,
+    Task,
+    failed,
+)
+from otel_queue_bridge.adapters.fastworker import carrier, dispatch
+from otel_queue_bridge.adapters.fastworker.reading import function, read
+from otel_queue_bridge.adapters.fastworker.worker import cancelled_by_stop
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+class Attempt:
+    """One run, until its result is known."""
+
+    def __init__(self, task_id: str, operation: Operation) -> None:
+        self.task_id = task_id
+        self.error: BaseException | None = None
+        self._operation = operation
+
+    def end(self, status: str) -> None:
+        error, self.error = self.error, None
+        known = {"success": SUCCESS, "cancelled": CANCELLED}
+        failure = Outcome("failure") if error is None else failed(error)
+        self._operation.settle(known.get(status, failure))
+        self._operation.end()
+
+    def cancel(self) -> None:
+        self.end("cancelled")
+
+
+current: ContextVar[Attempt | None] = ContextVar(
+    "otel_queue_bridge.fastworker.attempt", default=None
+)
+
+
+def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    task, worker = call.argument(0, "task"), call.instance
+    known = function(task.name) is not None
+    is_control_plane = hasattr(worker, "task_queue")
+    if is_control_plane:
+        dispatch.keep(task, worker, recorder, known=known)
+    reading = read(task, worker)
+    reading.carrier = carrier.latest(task)
+    if not known:
+        if not is_control_plane:
+            _reject(reading, recorder)
+        return
+    with recorder.execute(reading, measured=True) as operation:
+        attempt = Attempt(task.id, operation)
+        token = current.set(attempt)
+        with cancelled_by_stop(worker, attempt):
+            yield
+        if isinstance(call.error, CancelledError):
+            attempt.cancel()
+        elif (
+            call.error is not None
+        ):  # what no handler of FastWorker's takes, and the worker dies of
+            attempt.error = call.error
+            attempt.end("failure")
+        else:
+            attempt.end(call.result.status.value)
+        current.reset(token)
+
+
+def _reject(task: Task, recorder: Recorder) -> None:
+    """Report what nobody has registered here; the control plane has counted its dispatch."""
+    operation = recorder.dispatch(task, measured=False)
+    operation.settle(REJECTED)
+    operation.end()
+    recorder.attempted(task, REJECTED, started=time.time(), duration=None)
+
+
+def call_back(call: Call, _: Recorder) -> None:
+    attempt, result = current.get(), call.argument(0, "task_result")
+    if attempt is not None and result.task_id == attempt.task_id:
+        attempt.end(result.status.value)

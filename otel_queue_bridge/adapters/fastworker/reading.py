@@ -1,0 +1,55 @@
+"""Reading FastWorker's tasks: what is called, how urgently, and when."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import Task
+from otel_queue_bridge.adapters.fastworker import carrier, traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+_PORTS = ("critical", "high", "normal", "low")
+"""The priorities in the order of their ports, from the address of a worker on."""
+
+
+def read(task: Any, worker: Any = None) -> Task:
+    priority = task.priority.value
+    eta = getattr(task, "eta", None)  # 0.1.1 knows no planned start
+    return Task(
+        task.name,
+        priority,  # each has a socket of its own
+        id=task.id,
+        carrier=carrier.submitted(task),
+        attempt=carrier.attempt(task),
+        priority=priority,
+        eta=None if eta is None else eta.timestamp(),
+        worker=None if worker is None else worker.worker_id,
+        server=None if worker is None else listener(worker.base_address, priority),
+        arguments=lambda: arguments(task),
+    )
+
+
+def listener(address: str, priority: str) -> tuple[str, int] | None:
+    """Return where the worker at this address takes tasks of this priority."""
+    host, port = traffic.server(address)
+    return None if host is None or port is None else (host, port + _PORTS.index(priority))
+
+
+def function(name: str) -> Callable[..., Any] | None:
+    """Return what this process has registered under the name."""
+    registry: Any = sys.modules["fastworker.tasks.registry"]
+    found: Callable[..., Any] | None = registry.task_registry.get_task(name)
+    return found
+
+
+def arguments(task: Any) -> Mapping[str, object]:
+    called = function(task.name)
+    if called is None:  # a client needs no more of a task than its name
+        named: Mapping[str, object] = task.kwargs
+        return named
+    return inspect.signature(called).bind_partial(*task.args, **task.kwargs).arguments

@@ -1,0 +1,41 @@
+"""RQ: every enqueue by its cause, the worker that forks a work-horse, and the job in it.
+
+Names cited in this folder are those of RQ 2.12.
+"""
+
+from otel_queue_bridge.adapter import Adapter, Hook
+from otel_queue_bridge.adapters.rq import carrier, execute, lost, submit, work
+
+adapter = Adapter(
+    system="rq",
+    instruments=("rq >= 2.0, < 3",),
+    # They are raised by a signal's handler, wherever the process may be.
+    interrupts=(
+        "HorseMonitorTimeoutException",
+        "JobTimeoutException",
+        "ShutDownImminentException",
+        "StopRequested",
+    ),
+    hooks=(
+        Hook("rq.queue:Queue.enqueue_job", submit.submit),
+        Hook("rq.queue:Queue._enqueue_job", submit.submit),
+        Hook("rq.queue:Queue.schedule_job", submit.submit),
+        Hook("rq.queue:Queue.enqueue_many", submit.enqueue_many),
+        Hook("rq.queue:Queue.create_job", submit.defer),
+        Hook("rq.queue:Queue.enqueue_dependents", submit.promote),
+        Hook("rq.scheduler:RQScheduler.enqueue_scheduled_jobs", submit.promote),
+        Hook("rq.job:Job.retry", submit.retry),
+        Hook("rq.job:Job.to_dict", carrier.write),
+        Hook("rq.job:Job.restore", carrier.read),
+        Hook("rq.queue:Queue.run_sync", execute.execute_sync),
+        Hook("rq.job:Job._handle_failure", execute.read_error),
+        Hook("rq.registry:StartedJobRegistry.cleanup", lost.clean_up),
+        Hook("rq.job:Job.retry", lost.abandon_to_retry),
+        Hook("rq.registry:FailedJobRegistry.add", lost.abandon),
+        *(
+            Hook("rq.worker", advice, find=work.owners(name))
+            for name, advice in work.METHODS.items()
+        ),
+        Hook("rq.worker:BaseWorker.__init__", work.open_worker, always=True),
+    ),
+)

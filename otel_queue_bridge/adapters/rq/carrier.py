@@ -1,0 +1,52 @@
+"""The carrier: a field of its own in the job's hash, beside RQ's.
+
+`Job.restore` ignores fields that it does not know, so a peer without us never notices.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import marked_attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from otel_queue_bridge.adapter import Call, Recorder
+
+FIELD = "otel"
+NAME = "otel-name"
+"""The function's, where only a serializer of the user's could tell it."""
+
+
+def write(call: Call, _: Recorder) -> Generator[None, None, None]:
+    yield
+    held = carrier(call.instance)
+    if held and call.result is not None:
+        call.result[FIELD] = json.dumps(held)
+
+
+def read(call: Call, _: Recorder) -> Generator[None, None, None]:
+    raw = call.argument(0, "raw_data")
+    yield
+    found = raw.get(FIELD.encode()) or raw.get(FIELD)
+    held = json.loads(found) if found else None
+    if isinstance(held, dict):
+        call.instance.otel = held
+
+
+def carrier(job: Any) -> dict[str, Any]:
+    held: dict[str, Any] = vars(job).get("otel") or {}
+    return held
+
+
+def carriers(job: Any) -> tuple[object, ...]:
+    """Return where the trace may be: with us, or where other tracers put it."""
+    return carrier(job), job.meta
+
+
+def attempt(job: Any) -> int:
+    """Return the number of the attempt that is next; 1 is the first."""
+    marked = marked_attempt(carrier(job))
+    return (getattr(job, "number_of_retries", None) or 0) + 1 if marked is None else marked

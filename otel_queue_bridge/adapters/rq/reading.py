@@ -1,0 +1,86 @@
+"""Reading RQ's jobs, without unpickling one in a process that is not to run it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickletools
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import Task
+from otel_queue_bridge.adapters.rq.carrier import NAME, attempt, carrier, carriers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+
+def read(job: Any, queue: str, connection: Any, worker: str | None = None) -> Task:
+    depends = getattr(job, "_dependency_ids", None)
+    return Task(
+        name(job),
+        queue,
+        id=job.id,
+        carrier=carriers(job),
+        attempt=attempt(job),
+        # Waiting for other jobs is planned.
+        eta=seconds(job.enqueued_at) if depends and job.enqueued_at else None,
+        worker=worker,
+        server=server(connection),
+        arguments=(lambda: arguments(job)) if _deserialized(job) else None,
+    )
+
+
+def name(job: Any) -> str:
+    for known in (vars(job).get("_func_name"), carrier(job).get(NAME)):
+        if isinstance(known, str):
+            return known
+    try:
+        return _first_text(job.data)
+    except Exception:  # noqa: BLE001 - what a serializer of the user's has made, or junk
+        return "unknown"
+
+
+def seconds(moment: datetime) -> float:
+    """Return when it was, since the epoch; RQ 2.0 leaves out that its times are UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def readable(job: Any) -> bool:
+    """Tell whether RQ's own serializer has written the job."""
+    return getattr(job.serializer, "__module__", None) == "rq.serializers"
+
+
+def _deserialized(job: Any) -> bool:
+    return isinstance(vars(job).get("_args"), (tuple, list))
+
+
+def _first_text(data: bytes) -> str:
+    """Return the function's name: the first thing in what RQ serializes."""
+    if data[:1] == b"[":
+        found: Iterable[Any] = json.loads(data)
+    else:
+        found = (argument for _, argument, _ in pickletools.genops(data))
+    return next(text for text in found if isinstance(text, str))
+
+
+def server(connection: Any) -> tuple[str, int | None] | None:
+    options = connection.connection_pool.connection_kwargs
+    return (options["host"], options.get("port")) if "host" in options else None
+
+
+def depths(connection: Any, queues: Iterable[Any]) -> Iterator[tuple[int, str]]:
+    """Count what is ready in each queue, on a connection that the pool gives to this thread."""
+    queues = list(queues)
+    with connection.pipeline(transaction=False) as pipeline:
+        for queue in queues:
+            pipeline.llen(queue.key)
+        for queue, found in zip(queues, pipeline.execute(), strict=True):
+            yield found, queue.name
+
+
+def arguments(job: Any) -> Mapping[str, object]:
+    try:
+        return inspect.signature(job.func).bind_partial(*job.args, **job.kwargs).arguments
+    except Exception:  # noqa: BLE001 - the function need not be there for the one who submits
+        return job.kwargs if _deserialized(job) else {}

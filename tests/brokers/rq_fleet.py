@@ -1,0 +1,200 @@
+"""RQ as real processes: workers, callers that submit on demand, and what they have exported."""
+
+import json
+import re
+import signal
+import sys
+from bisect import insort
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+
+from otel_queue_bridge.cli.receiver import Receiver, Span
+from tests.brokers.shop import ROOT, paths
+from tests.contract.rig import Caller
+from tests.servers import Process, Processes, otel_env
+
+SCOPE = "otel_queue_bridge"
+COMPLAINTS = re.compile(
+    r".*(?:without telemetry|logged once|in a record of a child|loses counts|could not export"
+    r"|Failed to detach|Exception while|no reading of|keeps its metrics elsewhere|dropping).*"
+)
+"""What we and the SDK say where something went wrong."""
+
+FLUSH = {
+    "OTEL_PYTHON_QUEUE_BRIDGE_HORSE_EXPORT": "flush",
+    # What a busy machine does not get done in time is lost by design.
+    "OTEL_PYTHON_QUEUE_BRIDGE_FLUSH_TIMEOUT": "20",
+}
+
+
+class Fleet:
+    """A user's workers and callers under `opentelemetry-instrument`, on one Valkey."""
+
+    def __init__(
+        self, broker: str, receiver: Receiver, processes: Processes, folder: Path, app: str
+    ) -> None:
+        self.broker = broker
+        self.receiver = receiver
+        self._processes = processes
+        self._folder = folder
+        self._app = app
+        self._callers: list[Caller] = []
+        self.env = {
+            "APP_BROKER": broker,
+            "APP_FOLDER": str(folder),
+            "PYTHONPATH": str(ROOT),
+            # The handler that `logging` puts on the root logger makes RQ keep quiet.
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
+            "OTEL_METRIC_EXPORT_INTERVAL": "200",
+            "TZ": "Asia/Kathmandu",  # far from UTC, in which RQ notes its times
+        }
+        with Redis.from_url(broker) as client:
+            client.flushall()
+
+    def worker(
+        self,
+        *arguments: str,
+        kind: str = "rq.worker.Worker",
+        command: tuple[str, ...] = ("opentelemetry-instrument",),
+        ready: str | None = "Listening on",
+        **env: str,
+    ) -> Process:
+        rq = ["rq", "worker", *(arguments or ("default",)), "--url", self.broker]
+        return self._processes.start(
+            "worker",
+            [*command, *rq, "--worker-class", kind],
+            env=otel_env(self.receiver, "worker") | self.env | env,
+            ready=ready,
+            cwd=ROOT,
+        )
+
+    def pool(self, size: int, *arguments: str, **env: str) -> Process:
+        rq = ["rq", "worker-pool", "default", "--url", self.broker, "-n", str(size), *arguments]
+        return self._processes.start(
+            "pool",
+            ["opentelemetry-instrument", *rq],
+            env=otel_env(self.receiver, "worker") | self.env | env,
+            cwd=ROOT,
+        )
+
+    def caller(self, *, instrumented: bool = True, **env: str) -> Caller:
+        command = ["opentelemetry-instrument"] if instrumented else []
+        script = f"import {self._app} as app; app.main()"  # RQ takes no function of `__main__`
+        scripts = Path(sys.executable).parent
+        caller = Caller(
+            [*(str(scripts / part) for part in command), sys.executable, "-c", script],
+            otel_env(self.receiver, "caller") | self.env | env,
+            self._folder / f"caller-{len(self._callers)}.log",
+        )
+        self._callers.append(caller)
+        assert caller.ask(None) == "ready"
+        return caller
+
+    def stop(self) -> None:
+        for caller in self._callers:
+            caller.stop()
+        self._processes.stop(grace=0)
+
+    def enqueue(self, name: str, *arguments: Any, **options: Any) -> Job:
+        """Enqueue from here, where nothing is instrumented."""
+        with Redis.from_url(self.broker) as client:
+            queue = Queue("default", connection=client)
+            return queue.enqueue(f"{self._app}.{name}", *arguments, **options)
+
+    def end_callers(self) -> None:
+        """Let them export what they have, and end."""
+        while self._callers:
+            self._callers.pop().stop()
+
+    def notes(self, kind: str = "") -> list[list[Any]]:
+        """Return what jobs have told, whatever telemetry says."""
+        file = self._folder / "notes"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        notes = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [note for note in notes if not kind or note[0] == kind]
+
+    def open_gate(self, name: str = "gate") -> None:
+        (self._folder / name).touch()
+
+    def spans(self, condition: Callable[[list[Span]], object]) -> list[Span]:
+        return sorted(
+            self.receiver.wait_for(lambda spans: bool(condition(spans)), 30),
+            key=lambda span: span.start,
+        )
+
+    def finished(self) -> "Finished":
+        return Finished(self.receiver)
+
+
+def complaints(worker: Process) -> list[str]:
+    return COMPLAINTS.findall(worker.log())
+
+
+def end(worker: Process) -> None:
+    code = worker.stop(signal.SIGTERM, timeout=30)
+    assert code == 0, f"ended with {code}:\n{worker.log()}"
+
+
+def described(span: Span) -> str:
+    """Say what a span of ours came to; the user's have their names."""
+    if span.scope != SCOPE:
+        return span.name
+    number = span.attributes["task.attempt"]
+    words = (
+        span.attributes["messaging.operation.name"],
+        f"#{number}" if number > 1 else "",
+        span.attributes.get("task.status"),
+        span.status.replace("UNSET", ""),
+        span.attributes.get("error.type"),
+    )
+    return " ".join(filter(None, words))
+
+
+def unclean(receiver: Receiver, *, workers: int = 1) -> list[str]:
+    """Say which spans came twice, what was garbled, and whether more than workers exported ours."""
+    spans = Counter(span.span_id for span in receiver.spans())
+    twice = [span.name for span in receiver.spans() if spans[span.span_id] > 1]
+    told: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for point in receiver.points():
+        if point.scope == SCOPE and point.service == "worker":
+            told[point.resource["service.instance.id"]][point.metric] += 1
+    by_size = sorted(told.values(), key=Counter.total, reverse=True)
+    return [*receiver.rejected, *twice, *map(str, by_size[workers:])]
+
+
+def instances(points: Iterable[Any]) -> set[str]:
+    return {point.resource["service.instance.id"] for point in points}
+
+
+class Finished:
+    """What all processes have exported so far, by function."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        spans = receiver.spans()
+        path = paths(spans, described)
+        task: dict[str, str] = {}
+        for span in spans:
+            if span.scope == SCOPE:
+                task[span.span_id] = span.attributes["task.name"].rpartition(".")[2]
+        self.spans: defaultdict[str, list[str]] = defaultdict(list)
+        for span in spans:
+            name = task.get(span.span_id) or task.get(span.parent_id, "")
+            insort(self.spans[name], path[span.span_id])
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        series = {
+            (point.resource["service.instance.id"], point.metric, *point.attributes.values()): point
+            for point in receiver.points()
+        }
+        for point in series.values():
+            if "task.name" in point.attributes:
+                words = (point.attributes.get(name) for name in ("task.status", "error.type"))
+                kind = " ".join(filter(None, [point.metric, *words]))
+                count = point.count if point.kind == "histogram" else int(point.value)
+                self.counts[point.attributes["task.name"].rpartition(".")[2]][kind] += count
+        self.complaints: list[str] = []

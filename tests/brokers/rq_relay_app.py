@@ -1,0 +1,129 @@
+"""A user's functions with spans of every kind, and his own span processors beside the SDK's."""
+
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from rq.worker import Worker
+
+tracer = trace.get_tracer("user", "1.0", attributes={"scope": "of the user"})
+folder = Path(os.environ["APP_FOLDER"])
+
+
+def note(*words: object) -> None:
+    with (folder / "notes").open("a") as file:
+        file.write(json.dumps([*words, os.getpid()]) + "\n")
+
+
+class Stamping(SpanProcessor):
+    """Adds to every span when it starts, and sees it end."""
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        span.set_attribute("stamp", "of the user")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        note("ended", span.name)
+
+
+class Keeping(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for span in spans:
+            note("exported", span.name)
+        return SpanExportResult.SUCCESS
+
+
+class Exporting(SimpleSpanProcessor):
+    """Exports by itself, and in the process where the spans are."""
+
+
+class WithProcessors(Worker):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        provider = trace.get_tracer_provider()
+        provider.add_span_processor(Stamping())
+        provider.add_span_processor(Exporting(Keeping()))
+
+
+def rich() -> None:
+    """Make a span with all that a span can have."""
+    elsewhere = SpanContext(0xA, 0xB, is_remote=True, trace_flags=TraceFlags(1))
+    with tracer.start_as_current_span(
+        "rich",
+        kind=SpanKind.CLIENT,
+        links=[Link(elsewhere, {"why": "because"})],
+        attributes={"flag": True, "whole": 2**62, "part": 0.1, "texts": ("ä", "b"), "none": ()},
+    ) as span:
+        span.add_event("event", {"size": 3}, timestamp=1_700_000_000_000_000_001)
+        span.set_status(Status(StatusCode.ERROR, "it says"))
+        note("rich", span.get_span_context().span_id)
+
+
+def deep(depth: int = 150) -> None:
+    """Fail with a stack of more than one piece of the pipe."""
+    if depth:
+        deep(depth - 1)
+    raise ValueError("deep " + "ü" * 5000)
+
+
+def large() -> None:
+    with tracer.start_as_current_span("large") as span:
+        span.set_attribute("text", "x" * 200_000)
+    with tracer.start_as_current_span("medium") as span:
+        span.set_attribute("text", "y" * 50_000)
+
+
+def many(number: int) -> None:
+    for i in range(number):
+        with tracer.start_as_current_span("one of many") as span:
+            span.set_attribute("i", i)
+
+
+def forks() -> None:
+    """Let a process of its own make spans, and export them."""
+    child = multiprocessing.get_context("fork").Process(target=grandchild)
+    with tracer.start_as_current_span("parent"):
+        child.start()
+        child.join()
+    note("grandchild", child.exitcode)
+
+
+def grandchild() -> None:
+    with tracer.start_as_current_span("grandchild"):
+        pass
+    trace.get_tracer_provider().force_flush()
+
+
+def gate(number: int = 0) -> None:
+    note("gate", os.getppid())
+    deadline = time.monotonic() + 60
+    while not (folder / "gate").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    many(number)
+    note("passed")
+
+
+def busy() -> None:
+    """Make spans all the time, for longer than the job may take, and return if none stops it."""
+    # Others contain what strikes in them: a `__del__`, a handler of `logging`, and the API where it
+    # detaches a span, so that none here is the current one.
+    gc.disable()
+    logging.disable()
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline:
+        tracer.start_span("one of many").end()
+    note("ran on")
+
+
+def quick() -> None:
+    with tracer.start_as_current_span("inner"):
+        note("quick")

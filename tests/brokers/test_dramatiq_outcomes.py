@@ -1,0 +1,254 @@
+"""Whatever can become of a message of Dramatiq: the trace and the counts of each."""
+
+import json
+import re
+import signal
+import sys
+from bisect import insort
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import pytest
+from dramatiq.middleware import Retries
+
+from otel_queue_bridge.cli.receiver import Receiver, Span
+from tests.brokers.shop import ROOT, SECRET, paths
+from tests.servers import Processes, otel_env
+
+APP = "tests.brokers.dramatiq_app"
+LIMIT = "dramatiq.middleware.time_limit.TimeLimitExceeded"
+
+ENDS = {
+    "success": "success > work",
+    "async success": "success > work",
+    "delayed": "success",
+    "retry after an error": "retry ERROR ValueError > submit > dispatch > execute success",
+    "retry after an error, async": "retry ERROR ValueError > submit > dispatch > execute success",
+    "retry asked for": "retry > submit > dispatch > execute success",
+    "rate limit exceeded": "retry > submit > dispatch > execute success",
+    "shut down": "retry > submit > dispatch > execute success",
+    "aborted and retried": "retry > submit > dispatch > execute success",
+    "retries exhausted": "failure ERROR ValueError",
+    "retry asked for in vain": "failure ERROR dramatiq.errors.Retry",
+    "failure by an option of the message": (
+        "retry ERROR ValueError > submit > dispatch > execute failure ERROR ValueError"
+    ),
+    "expected failure": "failure",
+    "exit": "failure ERROR SystemExit",
+    "skipped": "cancelled",
+    "failed by a middleware": "failure ERROR _OTHER",
+    "too old": "cancelled",
+    "aborted": "cancelled",
+    "time limit": f"failure ERROR {LIMIT}",
+    "time limit, async": f"failure ERROR {LIMIT}",
+    "callback of the actor": "success > submit then > dispatch > execute success",
+    "callback of the message": "success > submit then > dispatch > execute success",
+    "callback of a failure": (
+        "failure ERROR ValueError > submit then > dispatch > execute success"
+    ),
+    "callback of exhausted retries": (
+        "failure ERROR ValueError > submit then > dispatch > execute success"
+    ),
+    "pipeline": (
+        "success > submit then > dispatch > execute success"
+        " > submit last > dispatch > execute success"
+    ),
+}
+"""How the first execute goes on."""
+LEAVES = {name: [f"submit > dispatch > execute {end}"] for name, end in ENDS.items()} | {
+    "unknown": ["submit > dispatch rejected"],
+    "unencodable": ["submit ERROR TypeError"],
+}
+"""The paths to the last spans of each case; every step of a path is a span."""
+if "on_retry_exhausted" not in Retries().actor_options:  # which is older than that
+    del LEAVES["callback of exhausted retries"]
+
+
+def expected_spans(leaves: list[str]) -> list[str]:
+    steps = [leaf.split(" > ") for leaf in leaves]
+    return sorted({" > ".join(way[:end]) for way in steps for end in range(1, len(way) + 1)})
+
+
+def counted(spans: list[str]) -> Counter[str]:
+    """Count what such spans stand for."""
+    counts: Counter[str] = Counter()
+    for path in spans:
+        operation, *words = path.rpartition(" > ")[2].split(" ", 1)
+        said = words[0] if words else ""
+        if operation == "submit" and "ERROR" not in said:
+            # What is submitted inside an attempt that failed with a retry is that retry.
+            counts["task.submitted"] += (
+                not path.rpartition(" > ")[0].rpartition(" > ")[2].startswith("execute retry")
+            )
+        elif operation == "dispatch":
+            counts["task.dispatched"] += 1
+            counts[f"task.completed {said}"] += bool(said)
+        elif operation == "execute":
+            said = said.replace("ERROR ", "")
+            counts[f"task.duration {said}"] += 1
+            counts["task.wait"] += 1
+            ended = "task.retried" if said.startswith("retry") else f"task.completed {said}"
+            counts[ended] += 1
+    return +counts
+
+
+def described(span: Span) -> str:
+    operation = span.attributes.get("messaging.operation.name", span.name)
+    if operation == "caller":
+        return ""
+    role = span.attributes.get("task.name", "").partition(": ")[2] if operation == "submit" else ""
+    status = span.attributes.get("task.status")
+    # That every dispatch ended with a hand-over needs no word.
+    words = (operation, role, status, span.status.replace("UNSET", ""))
+    return " ".join(filter(None, [*words, span.attributes.get("error.type")]))
+
+
+class Finished:
+    """What all processes have exported so far, by case."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        spans = receiver.spans()
+        path = paths(spans, described)
+        cases = {
+            span.trace_id: span.attributes["task.name"].partition(": ")[0]
+            for span in spans
+            if "task.name" in span.attributes
+        }
+        self.spans: defaultdict[str, list[str]] = defaultdict(list)
+        for span in spans:
+            if path[span.span_id]:
+                insort(self.spans[cases[span.trace_id]], path[span.span_id])
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for point in receiver.latest():
+            if "task.name" in point.attributes:
+                words = (point.attributes.get(name) for name in ("task.status", "error.type"))
+                kind = " ".join(filter(None, [point.metric, *words]))
+                count = point.count if point.kind == "histogram" else int(point.value)
+                self.counts[point.attributes["task.name"].partition(": ")[0]][kind] += count
+        self.raw = receiver.raw()
+        self.log = self.notes = ""
+
+    def has(self, case: str) -> bool:
+        spans = expected_spans(leaves(case))
+        return len(self.spans[case]) >= len(spans) and self.counts[case] >= counted(spans)
+
+
+def leaves(case: str) -> list[str]:
+    return LEAVES[case]
+
+
+def run(broker: str, redis: str, folder: Path) -> Finished:
+    """Have one worker run every case."""
+    notes = folder / "notes"
+    env = {
+        "APP_BROKER": broker,
+        "APP_REDIS": redis,
+        "APP_NOTES": str(notes),
+        "PYTHONPATH": str(ROOT),
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
+        "OTEL_METRIC_EXPORT_INTERVAL": "200",
+    }
+    names = json.dumps([*LEAVES, "group"])
+    processes = Processes(folder)
+    with Receiver() as receiver:
+
+        def all_arrived(_: object) -> bool:
+            finished = Finished(receiver)
+            return all(map(finished.has, LEAVES)) and len(finished.spans["group"]) >= 9
+
+        try:
+            worker = processes.start(
+                "worker",
+                ["opentelemetry-instrument", "dramatiq", APP, "--processes", "1", "--threads", "4"],
+                env=otel_env(receiver, "worker") | env,
+                ready="Worker process is ready for action.",
+                cwd=ROOT,
+            )
+            submit = ["opentelemetry-instrument", sys.executable, "-m", APP, names]
+            caller = processes.start(
+                "caller", submit, env=otel_env(receiver, "caller") | env, cwd=ROOT
+            )
+            assert caller.wait(30) == 0, caller.log()
+            with suppress(TimeoutError):  # what does not arrive, its own case shows
+                receiver.wait_for(all_arrived, 20)
+            assert worker.stop(signal.SIGTERM, timeout=30) == 0
+            assert not receiver.rejected
+            finished = Finished(receiver)
+            finished.log = worker.log()
+            finished.notes = notes.read_text() if notes.exists() else ""
+            return finished
+        finally:
+            processes.stop(grace=0)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Finished]:
+    """The run on a broker: one for all its cases."""
+
+    @cache
+    def finished(broker: str) -> Finished:
+        valkey = request.getfixturevalue("valkey")
+        with valkey.client() as client:
+            client.flushall()
+        url = valkey.url
+        if broker == "rabbitmq":
+            url = request.getfixturevalue("rabbitmq").vhost()
+        return run(url, valkey.url, tmp_path_factory.mktemp("outcomes"))
+
+    return finished
+
+
+on_each_broker = pytest.mark.parametrize("broker", ["valkey", "rabbitmq"])
+
+
+@on_each_broker
+@pytest.mark.parametrize("case", LEAVES)
+def test_outcome(finished: Callable[[str], Finished], broker: str, case: str) -> None:
+    spans = expected_spans(LEAVES[case])
+    assert finished(broker).spans[case] == spans
+    assert finished(broker).counts[case] == counted(spans)
+
+
+@on_each_broker
+def test_a_group_and_its_completion(finished: Callable[[str], Finished], broker: str) -> None:
+    """The callback hangs under the member that happened to be the last."""
+    spans = expected_spans(
+        ["submit > dispatch > execute success", "submit other > dispatch > execute success"]
+    )
+    last = finished(broker).spans["group"]
+    callback = [path for path in last if "then" in path]
+    assert [path for path in last if path not in callback] == spans
+    way = callback[0].removesuffix(" > submit then")
+    assert way in spans
+    assert way.endswith("execute success")
+    assert callback == [
+        f"{way} > submit then",
+        f"{way} > submit then > dispatch",
+        f"{way} > submit then > dispatch > execute success",
+    ]
+    assert finished(broker).counts["group"] == counted(last)
+    assert counted(last)["task.submitted"] == counted(last)["task.completed success"] == 3
+
+
+@on_each_broker
+def test_a_worker_has_nothing_to_complain_about(
+    finished: Callable[[str], Finished], broker: str
+) -> None:
+    log = finished(broker).log
+    assert "Failed to detach context" not in log
+    assert not re.findall(r".*\[(?:otel_queue_bridge|opentelemetry)\S*\] \[[A-Z]{5,}\].*", log)
+    assert "Unexpected failure in" not in log
+    assert finished(broker).notes == '["unencodable", "TypeError"]\n'
+
+
+@on_each_broker
+def test_arguments_and_results_are_in_no_telemetry(
+    finished: Callable[[str], Finished], broker: str
+) -> None:
+    assert b"execute pipeline" in finished(broker).raw
+    assert SECRET.encode() not in finished(broker).raw

@@ -1,0 +1,181 @@
+"""RQ's workers and work-horses come and go: nothing is lost, and nothing counted twice."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from otel_queue_bridge.cli.receiver import Receiver
+from tests.brokers.rq_fleet import FLUSH, Fleet, complaints, end, instances, unclean
+from tests.servers import Processes, Valkey, wait_until
+
+APP = "tests.brokers.rq_app"
+ABANDONED = "ERROR rq.exceptions.AbandonedJobError"
+both_exports = pytest.mark.parametrize("env", [{}, FLUSH], ids=["relay", "flush"])
+
+
+@pytest.fixture
+def fleet(
+    valkey: Valkey, receiver: Receiver, processes: Processes, tmp_path: Path
+) -> Iterator[Fleet]:
+    fleet = Fleet(valkey.url, receiver, processes, tmp_path, APP)
+    yield fleet
+    fleet.stop()
+
+
+def counted(fleet: Fleet, name: str, **counts: int) -> bool:
+    found = fleet.finished().counts[name]
+    return all(found[f"task.{metric}"] == count for metric, count in counts.items())
+
+
+def finished(number: int) -> Counter[str]:
+    """What is counted of as many jobs that went well, and that nobody instrumented submitted."""
+    metrics = ("dispatched", "completed success", "duration success")
+    return Counter({f"task.{metric}": number for metric in metrics})
+
+
+CHAIN = ["dispatch", "dispatch > execute success"]
+
+
+@both_exports
+def test_a_restart_loses_nothing(fleet: Fleet, env: dict[str, str]) -> None:
+    first = fleet.worker(**env)
+    for name in ["success"] * 3 + ["gate"] + ["success"] * 3:
+        fleet.enqueue(name)
+    first.wait_for(lambda: fleet.notes("gate"))
+    os.kill(first.pid, signal.SIGTERM)
+    first.wait_for("warm shut down requested")
+    fleet.open_gate()
+    assert first.wait() == 0
+    assert fleet.finished().counts["success"]["task.completed success"] == 3
+    second = fleet.worker("default", "--burst", ready=None, **env)
+    assert second.wait(30) == 0
+    done = fleet.finished()
+    assert done.spans == {"success": sorted(CHAIN * 6), "gate": CHAIN}
+    assert done.counts == {"success": finished(6), "gate": finished(1)}
+    assert complaints(first) + complaints(second) + unclean(fleet.receiver, workers=2) == []
+
+
+@both_exports
+def test_a_pool_loses_nothing(fleet: Fleet, env: dict[str, str]) -> None:
+    """Its workers are children of multiprocessing, which run no atexit handlers."""
+    pool = fleet.pool(2, OTEL_BSP_SCHEDULE_DELAY="60000", **env)
+    for name in ["success"] * 8 + ["submits"] * 2 + ["killed"]:
+        fleet.enqueue(name)
+    pool.wait_for(lambda: counted(fleet, "killed", **{"completed failure SIGKILL": 1}))
+    pool.wait_for(lambda: counted(fleet, "submitted", **{"completed success": 2}))
+    end(pool)
+    done = fleet.finished()
+    assert done.spans["success"] == sorted(CHAIN * 8)
+    assert done.counts["success"] == finished(8)
+    assert done.counts["submits"] == finished(2)
+    assert done.counts["submitted"] == finished(2) + Counter({"task.submitted": 2, "task.wait": 2})
+    assert len(done.spans["submitted"]) == 6
+    assert done.spans["killed"] == ["dispatch", "dispatch > execute failure ERROR SIGKILL"]
+    assert complaints(pool) + unclean(fleet.receiver, workers=2) == []
+
+
+def test_gauges_show_workers_and_what_is_ready_alone(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.enqueue("gate")
+    fleet.enqueue("gate")
+    pool.wait_for(lambda: len(fleet.notes("gate")) == 2)
+    for _ in range(3):
+        fleet.enqueue("success")
+    with Redis.from_url(fleet.broker) as client:
+        assert client.zcard("rq:wip:default") == 2
+        assert client.llen("rq:queue:default") == 3
+        client.zadd("rq:scheduled:default", {"some": 4e9})
+    fleet.enqueue("success", depends_on=fleet.enqueue("gate"))
+
+    def last(metric: str) -> list[float]:
+        return [p.value for p in fleet.receiver.latest() if p.metric == metric]
+
+    pool.wait_for(lambda: last("task.workers.active") == [1, 1])
+    pool.wait_for(lambda: last("task.queue.depth") == [4, 4])
+    queues = [p for p in fleet.receiver.latest() if p.metric == "task.queue.depth"]
+    assert {p.attributes["messaging.destination.name"] for p in queues} == {"default"}
+    assert len(instances(queues)) == 2
+    fleet.open_gate()
+    pool.wait_for(lambda: last("task.queue.depth") == [0, 0])
+    end(pool)
+    assert complaints(pool) + unclean(fleet.receiver, workers=2) == []
+
+
+def expire(fleet: Fleet) -> None:
+    """Let what is noted as started be found abandoned, as if no heartbeat had come for long."""
+    with Redis.from_url(fleet.broker) as client:
+        for entry in client.zrange("rq:wip:default", 0, -1):
+            client.zadd("rq:wip:default", {entry: 1})
+
+
+def test_what_died_with_its_worker_is_told_by_the_next(fleet: Fleet) -> None:
+    """So is a work-horse that ended well in the middle of its job, which RQ takes for running."""
+    pool = fleet.pool(2)
+    names = ("exits_well", "gate", "gate_retried")
+    fleet.caller().ask([[name] for name in names])
+    for name in names:
+        pool.wait_for(lambda: counted(fleet, name, dispatched=1))  # noqa: B023 - called at once
+        pool.wait_for(lambda: len(fleet.finished().spans[name]) == 2)  # noqa: B023
+    pool.wait_for(lambda: len(fleet.notes("gate")) == 2)
+    pool.signal_all(signal.SIGKILL)
+    wait_until(lambda: not pool.members())
+    assert {name: len(fleet.finished().spans[name]) for name in names} == dict.fromkeys(names, 2)
+    expire(fleet)
+    fleet.open_gate()
+    worker = fleet.worker("default", "--burst", ready=None)
+    assert worker.wait(30) == 0
+    done = fleet.finished()
+    submit = ["submit", "submit > dispatch"]
+    for name in ("gate", "exits_well"):
+        assert done.spans[name] == [*submit, f"submit > execute failure {ABANDONED}"]
+        assert done.counts[name] == Counter(
+            {
+                "task.submitted": 1,
+                "task.dispatched": 1,
+                "task.completed failure rq.exceptions.AbandonedJobError": 1,
+                "task.duration failure rq.exceptions.AbandonedJobError": 1,
+                "task.wait": 1,
+            }
+        )
+    again = f"submit > execute retry {ABANDONED}"
+    assert done.spans["gate_retried"] == [
+        *submit,
+        again,
+        f"{again} > submit #2",
+        f"{again} > submit #2 > dispatch #2",
+        f"{again} > submit #2 > dispatch #2 > execute #2 success",
+    ]
+    assert done.counts["gate_retried"] == Counter(
+        {
+            "task.submitted": 1,
+            "task.dispatched": 2,
+            "task.retried": 1,
+            "task.completed success": 1,
+            "task.duration retry rq.exceptions.AbandonedJobError": 1,
+            "task.duration success": 1,
+            "task.wait": 2,
+        }
+    )
+    for span in fleet.receiver.spans():  # from its own start, in whatever zone
+        assert 0 < span.end - span.start < 120e9
+    assert complaints(worker) + unclean(fleet.receiver, workers=3) == []
+
+
+def test_a_deploy_on_heroku(fleet: Fleet) -> None:
+    """The worker asks its work-horse to end, which then raises in the job."""
+    worker = fleet.worker(kind=f"{APP}.Impatient")
+    fleet.enqueue("gate")
+    worker.wait_for(lambda: fleet.notes("gate"))
+    end(worker)
+    error = "rq.exceptions.ShutDownImminentException"
+    assert fleet.finished().spans["gate"] == [
+        "dispatch",
+        f"dispatch > execute failure ERROR {error}",
+    ]
+    assert counted(fleet, "gate", **{f"completed failure {error}": 1})
+    assert complaints(worker) + unclean(fleet.receiver) == []
