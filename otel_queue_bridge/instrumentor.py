@@ -182,11 +182,15 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             return
         for rival in rivals:  # first of all: else its wrappers would be under ours
             _replace(rival, self.queue)
-        lifecycle.run_in_children(
-            lifecycle.drop_connections,
-            metrics.start_from_nothing,
-            relay.enter_child,
-            spans.enter_child,
+        lifecycle.run_at_forks(
+            before=(metrics.hold,),
+            in_parent=(metrics.release,),
+            in_children=(
+                lifecycle.drop_connections,
+                metrics.start_from_nothing,
+                relay.enter_child,
+                spans.enter_child,
+            ),
         )
         for provider in (config.tracer_provider, config.meter_provider):
             if provider is not None:

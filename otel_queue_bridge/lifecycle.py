@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -15,7 +16,7 @@ from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _logger = logging.getLogger("otel_queue_bridge")
 
@@ -29,6 +30,8 @@ may have held at the fork."""
 exporting: WeakSet[Any] = WeakSet()
 """Providers that were handed to us, beside the global ones."""
 
+_before: list[Callable[[], None]] = []
+_in_parent: list[Callable[[], None]] = []
 _in_children: list[Callable[[], None]] = []
 
 _IMPORTED_LATE = ("netrc", "encodings.idna")
@@ -73,11 +76,21 @@ def _export(provider: Any) -> None:
         _logger.warning("%s while exporting what was left", type(error).__name__)
 
 
-def run_in_children(*actions: Callable[[], None]) -> None:
-    """From now on, run these in every forked child, in this order; each once."""
+def run_at_forks(
+    *,
+    before: Iterable[Callable[[], None]] = (),
+    in_parent: Iterable[Callable[[], None]] = (),
+    in_children: Iterable[Callable[[], None]] = (),
+) -> None:
+    """From now on, run these at every fork, in this order; each once."""
     if not _in_children and hasattr(os, "register_at_fork"):  # it cannot be taken back
-        os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
-    _in_children.extend(action for action in actions if action not in _in_children)
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=partial(_run, _in_parent),
+            after_in_child=partial(_run, _in_children),
+        )
+    for all_, more in ((_before, before), (_in_parent, in_parent), (_in_children, in_children)):
+        all_.extend(action for action in more if action not in all_)
 
 
 def _before_fork() -> None:
@@ -90,14 +103,15 @@ def _before_fork() -> None:
         _holding = _connections(*providers, get_logger_provider(), *exporting)
     except Exception as error:  # noqa: BLE001 - a fork of the host must not fail
         _logger.warning("%s before a fork", type(error).__name__)
+    _run(_before)
 
 
-def _after_fork() -> None:
-    for action in _in_children:
+def _run(actions: Iterable[Callable[[], None]]) -> None:
+    for action in actions:
         try:
             action()
         except Exception as error:  # noqa: BLE001, PERF203 - a fork of the host must not fail
-            _logger.warning("%s in %s after a fork", type(error).__name__, action.__name__)
+            _logger.warning("%s in %s at a fork", type(error).__name__, action.__name__)
 
 
 def drop_connections() -> None:

@@ -167,6 +167,28 @@ class Instruments:
 _instruments: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
 
 
+_held: list[Any] = []
+"""Locks of the SDK that a thread takes in order to fork."""
+
+
+def hold() -> None:
+    """Before a fork: have the child's readers wait until it has started from nothing.
+
+    The SDK (1.45) restarts them in the child before it is our turn, and on a busy machine that
+    may be an interval of export later. A lock that is taken is taken in the child, too.
+    """
+    for provider in list(_instruments):
+        lock = getattr(getattr(provider, "_measurement_consumer", None), "_lock", None)
+        if lock is not None and lock.acquire(blocking=False):
+            _held.append(lock)
+
+
+def release() -> None:
+    """After a fork: let the readers go on."""
+    while _held:
+        _held.pop().release()
+
+
 def start_from_nothing() -> None:
     """In a forked child: record as if this process had just begun.
 
@@ -178,7 +200,6 @@ def start_from_nothing() -> None:
         instruments.start_from_nothing()
         try:
             consumer: Any = provider._measurement_consumer  # type: ignore[attr-defined]  # noqa: SLF001
-            consumer._lock = threading.Lock()  # noqa: SLF001
             for reader, storage in consumer._reader_storages.items():  # noqa: SLF001
                 reader._export_lock = threading.Lock()  # noqa: SLF001
                 storage._lock = threading.RLock()  # noqa: SLF001
@@ -186,8 +207,11 @@ def start_from_nothing() -> None:
                 for instrument in list(matches):
                     if instrument.instrumentation_scope.name == SCOPE:
                         del matches[instrument]
+            if consumer._lock not in _held:  # noqa: SLF001
+                consumer._lock = threading.Lock()  # noqa: SLF001
         except AttributeError as error:
             _logger.warning("this SDK keeps its metrics elsewhere (%s)", error)
+    release()
 
 
 class Measurements:

@@ -167,11 +167,14 @@ class Process:
         try:
             wait_until(lambda: not self.running(), timeout)
         except TimeoutError:
-            os.kill(self.pid, signal.SIGABRT)  # Python writes down where it is
-            with suppress(TimeoutError):
-                wait_until(lambda: not self.running(), 5)
+            # Python writes down where it is; children first, whom the program may wait for.
+            for pid in sorted(self.members(), key=lambda pid: (pid == self.pid, pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGABRT)
+                with suppress(TimeoutError):
+                    wait_until(lambda pid=pid: pid not in self.members(), 5)
             raise TimeoutError(
-                f"{self.name} still runs after {timeout:g} s{self._tail()}"
+                f"{self.name} still runs after {timeout:g} s{self._tail(400)}"
             ) from None
         return self._exit_code()
 
@@ -196,8 +199,9 @@ class Process:
             os.killpg(self.pid, number)
         return alive
 
-    def _tail(self) -> str:
-        return "\n" + "\n".join([f"--- end of {self.name}'s log:", *self.log().splitlines()[-40:]])
+    def _tail(self, lines: int = 40) -> str:
+        end = self.log().splitlines()[-lines:]
+        return "\n" + "\n".join([f"--- end of {self.name}'s log:", *end])
 
 
 class Processes:

@@ -187,7 +187,7 @@ from otel_queue_bridge import lifecycle
 from tests.forking import child, reap
 
 sys.begun, sys.go_on = threading.Event(), threading.Event()
-lifecycle.run_in_children(lambda: None)
+lifecycle.run_at_forks(in_children=(lambda: None,))
 threading.Thread(target=importlib.import_module, args=("netrc",)).start()
 sys.begun.wait()
 threading.Timer(0.5, sys.go_on.set).start()

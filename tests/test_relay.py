@@ -323,7 +323,7 @@ from otel_queue_bridge.config import load
 from otel_queue_bridge.metrics import Measurements
 from tests.forking import child, reap
 
-lifecycle.run_in_children(metrics.start_from_nothing, relay.enter_child)
+lifecycle.run_at_forks(in_children=(metrics.start_from_nothing, relay.enter_child))
 reader = InMemoryMetricReader()
 config = load({"meter_provider": MeterProvider([reader])}, environment={})
 measured = Measurements("fake", config)

@@ -603,7 +603,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from otel_queue_bridge import lifecycle, relay, spans
 from tests.forking import child, reap
 
-lifecycle.run_in_children(relay.enter_child, spans.enter_child)
+lifecycle.run_at_forks(in_children=(relay.enter_child, spans.enter_child))
 exporter = InMemorySpanExporter()
 provider = TracerProvider(resource=Resource.create({"service.name": "shop"}))
 provider.add_span_processor({kind}(exporter))
