@@ -35,7 +35,15 @@ def absent(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
+LIMIT = 90.0
+"""Seconds to wait for what must come: far more than it takes, since a busy machine is no failure.
+
+Celery alone may take 31 to stop: a child that ends its last task just then waits in vain for its
+result to be read (billiard 4.3 `_ensure_messages_consumed`; without us, 2 of 119 workers did).
+"""
+
+
+def wait_until(condition: Callable[[], T], timeout: float = LIMIT, what: str = "") -> T:
     """Return the first truthy result of `condition`."""
     deadline = time.monotonic() + timeout
     while not (result := condition()):
@@ -149,7 +157,7 @@ class Process:
             return _alive({self.pid}, self._mark)
         return {self.pid} if self.running() else set()
 
-    def wait_for(self, ready: str | Callable[[], object], timeout: float = 30.0) -> None:
+    def wait_for(self, ready: str | Callable[[], object], timeout: float = LIMIT) -> None:
         """Wait for this text in the log, or this condition; fail at once if it ends before."""
         text = ready
         condition = (lambda: text in self.log()) if isinstance(text, str) else text
@@ -162,7 +170,7 @@ class Process:
                 f"{self.name} ended with {self._exit_code()} before: {ready}{self._tail()}"
             )
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = LIMIT) -> int:
         """Wait for the end of the program itself; return its exit code."""
         try:
             wait_until(lambda: not self.running(), timeout)
@@ -178,7 +186,7 @@ class Process:
             ) from None
         return self._exit_code()
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 10.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = LIMIT) -> int:
         """Send the program itself a signal, as a supervisor would; return its exit code."""
         if self.running():
             os.kill(self.pid, number)
@@ -218,7 +226,7 @@ class Processes:
         *,
         env: Mapping[str, str] | None = None,
         ready: str | Callable[[], object] | None = None,
-        timeout: float = 30.0,
+        timeout: float = LIMIT,
         cwd: Path | None = None,
     ) -> Process:
         """Start `command`; with `ready`, return when its log has that text or that condition holds.

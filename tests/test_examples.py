@@ -16,7 +16,7 @@ def run(processes: Processes, example: str, *arguments: str) -> str:
     process = processes.start(
         example, [sys.executable, "run.py", *arguments], cwd=EXAMPLES / example
     )
-    assert process.wait(60) == 0, process.log()
+    assert process.wait() == 0, process.log()
     assert process.members() == set()
     return process.log()
 

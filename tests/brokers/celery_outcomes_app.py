@@ -198,7 +198,7 @@ def send(name: str) -> str:
     elif name == "expired while held":
         options |= {"countdown": 1, "expires": 0.5}
     elif name == "revoked":
-        app.control.revoke(task_id, reply=True, limit=1, timeout=10)
+        app.control.revoke(task_id, reply=True, limit=1, timeout=60)
     elif name == "revoked while held":
         options["countdown"] = 2
     elif name == "undecodable":
@@ -207,18 +207,18 @@ def send(name: str) -> str:
         options["serializer"] = "pickle"
     app.send_task(name, task_id=task_id, **options)
     if name == "revoked while held":
-        app.control.revoke(task_id, reply=True, limit=1, timeout=10)
+        app.control.revoke(task_id, reply=True, limit=1, timeout=60)
     elif name == "terminated":
         while not (notes / task_id).exists():
             time.sleep(0.02)
-        app.control.revoke(task_id, terminate=True, reply=True, limit=1, timeout=10)
+        app.control.revoke(task_id, terminate=True, reply=True, limit=1, timeout=60)
     return task_id
 
 
 def watch(task_ids: set[str]) -> None:
     """Let those of them end that the worker takes for active."""
     while task_ids:
-        (active,) = app.control.inspect(limit=1, timeout=10).active().values()
+        (active,) = app.control.inspect(limit=1, timeout=60).active().values()
         for task_id in task_ids & {task["id"] for task in active}:
             seen(task_id).touch()
             task_ids.remove(task_id)

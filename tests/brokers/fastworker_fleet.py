@@ -17,7 +17,7 @@ from otel_queue_bridge.cli.receiver import Receiver, Span
 from tests.brokers.shop import ROOT
 from tests.contract.rig import BIN, Caller
 from tests.fastworker import ControlPlane
-from tests.servers import Process, Processes, otel_env, wait_until
+from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 
 APP = "tests.brokers.fastworker_app"
 PRIORITIES = ("critical", "high", "normal", "low")
@@ -114,7 +114,7 @@ class Fleet:
 
     def at_gate(self, gate: str) -> None:
         """Wait until a task stands there."""
-        wait_until(lambda: [gate] in self.notes("gate"), 30, f"a task is at {gate}")
+        wait_until(lambda: [gate] in self.notes("gate"), what=f"a task is at {gate}")
 
     def spans(self, condition: Callable[[Span], object], count: int = 1) -> list[Span]:
         """Wait for so many spans of a kind."""
@@ -137,7 +137,7 @@ class Fleet:
             return counts
 
         with suppress(TimeoutError):  # the test shows what is missing
-            self.receiver.wait_for(lambda _: counted() >= Counter(expected), 30)
+            self.receiver.wait_for(lambda _: counted() >= Counter(expected), LIMIT)
         return counted()
 
 

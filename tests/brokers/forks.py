@@ -43,7 +43,7 @@ class Forking(Shop):
             env=otel_env(self.receiver, "caller") | self.env | env,
             cwd=ROOT,
         )
-        assert caller.wait(30) == 0, caller.log()
+        assert caller.wait() == 0, caller.log()
 
     def ran(self, name: str = "ok") -> list[str]:
         """Return the ids of the tasks that ran, as they told without telemetry."""

@@ -17,7 +17,7 @@ from rq.job import Job
 from otel_queue_bridge.cli.receiver import Receiver, Span
 from tests.brokers.shop import ROOT, paths
 from tests.contract.rig import Caller
-from tests.servers import Process, Processes, otel_env
+from tests.servers import LIMIT, Process, Processes, otel_env
 
 SCOPE = "otel_queue_bridge"
 COMPLAINTS = re.compile(
@@ -124,7 +124,7 @@ class Fleet:
 
     def spans(self, condition: Callable[[list[Span]], object]) -> list[Span]:
         return sorted(
-            self.receiver.wait_for(lambda spans: bool(condition(spans)), 30),
+            self.receiver.wait_for(lambda spans: bool(condition(spans)), LIMIT),
             key=lambda span: span.start,
         )
 
@@ -137,7 +137,7 @@ def complaints(worker: Process) -> list[str]:
 
 
 def end(worker: Process) -> None:
-    code = worker.stop(signal.SIGTERM, timeout=30)
+    code = worker.stop(signal.SIGTERM)
     assert code == 0, f"ended with {code}:\n{worker.log()}"
 
 

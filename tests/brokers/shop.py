@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from otel_queue_bridge.cli.receiver import Receiver, Span
-from tests.servers import Process, Processes, otel_env
+from tests.servers import LIMIT, Process, Processes, otel_env
 
 ROOT = Path(__file__).parents[2]
 SECRET = "swordfish"  # noqa: S105
@@ -63,7 +63,7 @@ class Shop:
             ["opentelemetry-instrument", sys.executable, "-m", self._app, *arguments],
             env=self.env | otel_env(self.receiver, "caller") | env,
             cwd=ROOT,
-        ).wait(30)
+        ).wait()
 
     def notes(self) -> Notes:
         if not self._notes.exists():
@@ -72,7 +72,7 @@ class Shop:
         return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half
 
     def spans(self, condition: Callable[[list[Span]], bool]) -> list[Span]:
-        return sorted(self.receiver.wait_for(condition, 30), key=lambda span: span.start)
+        return sorted(self.receiver.wait_for(condition, LIMIT), key=lambda span: span.start)
 
 
 def paths(spans: list[Span], words: Callable[[Span], str]) -> dict[str, str]:

@@ -38,7 +38,7 @@ def test_no_span_is_lost_when_the_worker_is_told_to_stop(
     worker = shop.worker(*arguments, OTEL_BSP_SCHEDULE_DELAY="60000")
     shop.submit("ok", "20")
     wait_until(shop.notes, what="a task has run")
-    worker.stop(signal.SIGTERM, timeout=30)
+    worker.stop(signal.SIGTERM)
     ran = sorted(task_id for (task_id,) in shop.notes())
     spans = shop.receiver.spans()
     assert sorted(s.attributes["messaging.message.id"] for s in executes(spans)) == ran

@@ -11,7 +11,7 @@ import redis
 
 from otel_queue_bridge.cli.receiver import Receiver
 from tests.brokers.forks import Forking, of_metric
-from tests.servers import Process, Processes, Valkey, wait_until
+from tests.servers import LIMIT, Process, Processes, Valkey, wait_until
 
 WORKERS = "task.workers.active"
 DEPTH = "task.queue.depth"
@@ -39,7 +39,7 @@ class Watched(Forking):
             if point.time == latest
         }
 
-    def wait_for(self, metric: str, expected: dict[str, float], timeout: float = 20) -> None:
+    def wait_for(self, metric: str, expected: dict[str, float], timeout: float = LIMIT) -> None:
         try:
             wait_until(lambda: self.last(metric) == expected, timeout)
         except TimeoutError:
@@ -52,12 +52,12 @@ class Watched(Forking):
     def wait_for_exports(self, number: int, metric: str = WORKERS) -> None:
         """Wait for this many more exports: what is true from now on holds in the last of them."""
         seen = self.exports(metric)
-        wait_until(lambda: self.exports(metric) >= seen + number, 60, f"{number} exports")
+        wait_until(lambda: self.exports(metric) >= seen + number, what=f"{number} exports")
 
     def block(self, slots: int, queue: str = "celery") -> None:
         """Give every slot of the worker a task that waits for the test."""
         self.send({"name": "gate", "queue": queue, "count": slots})
-        wait_until(lambda: len(self.ran("gate")) == slots, 30, "all slots are busy")
+        wait_until(lambda: len(self.ran("gate")) == slots, what="all slots are busy")
 
 
 @pytest.fixture(params=["redis_url", "amqp_url"])
@@ -93,7 +93,7 @@ def test_as_many_workers_as_tasks_can_run_at_once(
     }
     assert {json.dumps(point.attributes) for point in points} == {'{"messaging.system": "celery"}'}
     assert len({point.resource["service.instance.id"] for point in points}) == 1
-    assert worker.stop(signal.SIGTERM, timeout=30) == 0
+    assert worker.stop(signal.SIGTERM) == 0
     ended = of_metric(shop.receiver.points(), WORKERS)
     values = [point.value for point in ended]
     assert values[-1] == 0
@@ -110,7 +110,7 @@ def test_two_workers_add_up(redis_shop: Watched) -> None:
     def total() -> float:
         return sum(point.value for point in of_metric(shop.receiver.latest(), WORKERS))
 
-    wait_until(lambda: total() == 5, 20)
+    wait_until(lambda: total() == 5)
 
 
 def test_a_pool_that_grows_is_read_again(redis_shop: Watched) -> None:
@@ -285,7 +285,7 @@ def test_a_worker_whose_broker_is_down_ends_when_told(
     shop.wait_for(DEPTH, {"celery": 0})
     broker.process.signal_all(signal.SIGKILL)
     worker.wait_for(lambda: warnings(worker))
-    worker.stop(signal.SIGTERM, timeout=60)
+    worker.stop(signal.SIGTERM)
     assert worker.members() == set()
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from otel_queue_bridge.cli.receiver import Receiver, Span
 from tests.brokers.shop import ROOT, paths
-from tests.servers import Processes, otel_env
+from tests.servers import LIMIT, Processes, otel_env
 
 APP = "tests.brokers.celery_outcomes_app"
 
@@ -61,7 +61,7 @@ PATCHED_LATE = ("gevent", "eventlet")
 
 SUCCESS = Attempt("success")
 LOST = "billiard.exceptions.WorkerLostError"
-LIMIT = "billiard.exceptions.TimeLimitExceeded"
+TIME_LIMIT = "billiard.exceptions.TimeLimitExceeded"
 GEVENT_LIMIT = "gevent.timeout.Timeout"
 
 ONE_PROCESS = dict.fromkeys(
@@ -111,12 +111,12 @@ OUTCOMES = {
         absent=UNLIMITED | dict.fromkeys(GEVENT, "Celery keeps only hard limits in this pool"),
     ),
     "hard time limit": Outcome(
-        (Attempt("failure", LIMIT),),
+        (Attempt("failure", TIME_LIMIT),),
         elsewhere=dict.fromkeys(GEVENT, (Attempt("failure", GEVENT_LIMIT),)),
         absent=UNLIMITED,
     ),
     "hard time limit, requeued": Outcome(
-        (Attempt("retry", LIMIT), SUCCESS),
+        (Attempt("retry", TIME_LIMIT), SUCCESS),
         elsewhere=dict.fromkeys(GEVENT, (Attempt("retry", GEVENT_LIMIT), SUCCESS)),
         absent=UNLIMITED,
     ),
@@ -272,10 +272,10 @@ def run(pool: str, broker: str, folder: Path) -> Finished:
                     env=otel_env(receiver, "caller") | env,
                     cwd=ROOT,
                 )
-                assert caller.wait(30) == 0, caller.log()
+                assert caller.wait() == 0, caller.log()
                 with suppress(TimeoutError):  # what does not arrive, its own cell shows
-                    receiver.wait_for(partial(all_arrived, names), 15)
-            worker.stop(signal.SIGTERM, timeout=30)
+                    receiver.wait_for(partial(all_arrived, names), LIMIT)
+            worker.stop(signal.SIGTERM)
             assert not receiver.rejected
             finished = Finished(receiver)
             finished.log = worker.log()

@@ -158,12 +158,12 @@ def working(broker: dramatiq.Broker) -> Iterator[dramatiq.Worker]:
 
 def work_until(broker: dramatiq.Broker, condition: Callable[[], object]) -> None:
     with working(broker):
-        wait_until(condition, 20)
+        wait_until(condition)
 
 
 def received(broker: dramatiq.Broker) -> dramatiq.Message[Any]:
     consumer = broker.consume("default", timeout=100)
-    found = wait_until(lambda: next(consumer), 20)
+    found = wait_until(lambda: next(consumer))
     consumer.ack(found)
     consumer.close()
     message: dramatiq.Message[Any] = found._message  # noqa: SLF001 - the proxy hides its kind

@@ -16,10 +16,10 @@ from dramatiq.middleware import Retries
 
 from otel_queue_bridge.cli.receiver import Receiver, Span
 from tests.brokers.shop import ROOT, SECRET, paths
-from tests.servers import Processes, otel_env
+from tests.servers import LIMIT, Processes, otel_env
 
 APP = "tests.brokers.dramatiq_app"
-LIMIT = "dramatiq.middleware.time_limit.TimeLimitExceeded"
+TIME_LIMIT = "dramatiq.middleware.time_limit.TimeLimitExceeded"
 
 ENDS = {
     "success": "success > work",
@@ -42,8 +42,8 @@ ENDS = {
     "failed by a middleware": "failure ERROR _OTHER",
     "too old": "cancelled",
     "aborted": "cancelled",
-    "time limit": f"failure ERROR {LIMIT}",
-    "time limit, async": f"failure ERROR {LIMIT}",
+    "time limit": f"failure ERROR {TIME_LIMIT}",
+    "time limit, async": f"failure ERROR {TIME_LIMIT}",
     "callback of the actor": "success > submit then > dispatch > execute success",
     "callback of the message": "success > submit then > dispatch > execute success",
     "callback of a failure": (
@@ -171,10 +171,10 @@ def run(broker: str, redis: str, folder: Path) -> Finished:
             caller = processes.start(
                 "caller", submit, env=otel_env(receiver, "caller") | env, cwd=ROOT
             )
-            assert caller.wait(30) == 0, caller.log()
+            assert caller.wait() == 0, caller.log()
             with suppress(TimeoutError):  # what does not arrive, its own case shows
-                receiver.wait_for(all_arrived, 20)
-            assert worker.stop(signal.SIGTERM, timeout=30) == 0
+                receiver.wait_for(all_arrived, LIMIT)
+            assert worker.stop(signal.SIGTERM) == 0
             assert not receiver.rejected
             finished = Finished(receiver)
             finished.log = worker.log()

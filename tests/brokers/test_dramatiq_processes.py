@@ -54,7 +54,7 @@ class Workers(Shop):
 
     def stop(self, worker: Process) -> None:
         self.tell_to_stop(worker)
-        assert worker.wait(30) == 0, worker.log()
+        assert worker.wait() == 0, worker.log()
 
     def tell_to_stop(self, worker: Process) -> None:
         worker.wait_for("is booting up")  # else its main process has no handler for the signal
@@ -65,7 +65,7 @@ class Workers(Shop):
         command = ["opentelemetry-instrument", sys.executable, "-m", APP, json.dumps(messages)]
         env = self.env | otel_env(self.receiver, "caller")
         caller = self._processes.start("caller", command, env=env, cwd=ROOT)
-        assert caller.wait(30) == 0, caller.log()
+        assert caller.wait() == 0, caller.log()
 
     def told(self, word: str) -> list[str]:
         return sorted(task_id for said, task_id in self.notes() if said == word)
@@ -151,7 +151,7 @@ def test_a_worker_that_is_told_to_stop_and_the_one_that_drains(shop: Workers) ->
     shop.tell_to_stop(worker)
     worker.wait_for(lambda: worker.log().count("Shutting down...") == 2)
     shop.open_gate()
-    assert worker.wait(30) == 0
+    assert worker.wait() == 0
     assert_exact(shop, finished=False)
     handed_back = totals(shop.receiver.latest())["task.retried", "gate"]
     assert handed_back > 0

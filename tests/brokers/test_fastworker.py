@@ -26,7 +26,7 @@ from tests.brokers.fastworker_fleet import (
 )
 from tests.brokers.rq_fleet import COMPLAINTS, SCOPE
 from tests.brokers.shop import SECRET
-from tests.servers import wait_until
+from tests.servers import LIMIT, wait_until
 
 BOOM = f"{APP}.BoomError"
 INVALID = "pydantic_core._pydantic_core.ValidationError"
@@ -466,7 +466,7 @@ def test_active_workers_are_the_subworkers_that_are_connected(
         return {p.service: p.value for p in points if p.metric == "task.workers.active"}
 
     expected = {lone.name: 0, pair.name: 2}
-    fleet.receiver.wait_for(lambda spans: expected.items() <= active(spans).items(), 30)
+    fleet.receiver.wait_for(lambda spans: expected.items() <= active(spans).items(), LIMIT)
     assert not active(None).keys() & pair.subworkers.keys()
 
 
@@ -479,7 +479,7 @@ def test_each_priority_has_its_depth(fleet: Fleet, lone: Plane) -> None:
             and point.attributes["messaging.destination.name"] == point.attributes["task.priority"]
         ]
 
-    fleet.receiver.wait_for(lambda spans: bool(depths(spans)), 30)
+    fleet.receiver.wait_for(lambda spans: bool(depths(spans)), LIMIT)
     assert sorted(depths(None)) == sorted(PRIORITIES)
 
 
@@ -497,7 +497,7 @@ def test_what_is_due_and_waits_its_turn_is_depth(fleet: Fleet, lone: Plane) -> N
         return waiting == {"low"}
 
     trace = lone.ask(call("submit_batch", batch))
-    fleet.receiver.wait_for(deep, 30)
+    fleet.receiver.wait_for(deep, LIMIT)
     assert len(every(trace.spans(2 + 4 * len(batch)), "execute")) == len(batch)
 
 
@@ -514,7 +514,7 @@ def test_a_crowd_of_tasks_stays_apart(fleet: Fleet, pair: Plane) -> None:
         known = {"", *(span.span_id for span in mine)}
         return {*trace.results} == executed and all(span.parent_id in known for span in mine)
 
-    mine = fleet.receiver.wait_for(finished, 60)
+    mine = fleet.receiver.wait_for(finished, LIMIT)
     spans = {span.span_id: span for span in mine if span.trace_id == trace.id}
     assert len(every([*spans.values()], "submit")) == CROWD
     for execute in every([*spans.values()], "execute"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from otel_queue_bridge.cli.receiver import Receiver, Span
-from tests.servers import Process, Processes, otel_env
+from tests.servers import LIMIT, Process, Processes, otel_env
 
 pytestmark = pytest.mark.skipif(not find_spec("fastworker"), reason="FastWorker needs Python 3.12")
 
@@ -106,7 +106,7 @@ class Matrix:
         executor = self._planes[key].executor(subworker)
         command = [sys.executable, "-m", APP, self._planes[key].address, json.dumps(KWARGS)]
         process = self.start("client", client, command, serialization=serialization)
-        assert process.wait(60) == 0, process.log()
+        assert process.wait() == 0, process.log()
         told = [json.loads(line) for line in process.log().splitlines() if line.startswith('["')]
         return executor.pid, {name: answer for name, *answer in told}
 
@@ -118,7 +118,7 @@ class Matrix:
             traces = {span.trace_id for span in of_it}
             return [span for span in spans if span.trace_id in traces]
 
-        spans = mine(self._receiver.wait_for(lambda spans: len(mine(spans)) >= count, timeout=30))
+        spans = mine(self._receiver.wait_for(lambda spans: len(mine(spans)) >= count, LIMIT))
         by_id = {span.span_id: span for span in spans}
 
         def path(span: Span) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from otel_queue_bridge.cli.receiver import Receiver
 from otel_queue_bridge.instrumentor import adapters
-from tests.servers import Process, Processes, otel_env, wait_until
+from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 
 pytestmark = pytest.mark.skipif(not find_spec("fastworker"), reason="FastWorker needs Python 3.12")
 
@@ -53,7 +53,7 @@ class Site:
     def client(self, address: str, **env: str) -> Process:
         """Submit each task once, and wait for the client's end."""
         client = self._start("client", [sys.executable, "-m", APP, address, '{"a": 1}'], env)
-        client.wait(60)
+        client.wait()
         return client
 
     def submitted(self) -> int:
@@ -161,8 +161,8 @@ def test_its_own_telemetry_is_replaced_and_one_line_says_so(site: Site) -> None:
     plane, address = site.control_plane(**THEIRS)
     client = site.client(address, **THEIRS)
     assert told(client) == TOLD
-    wait_until(lambda: site.metrics("plane").get("task.completed") == len(TOLD), 30)
-    site.receiver.wait_for(lambda spans: len(spans) == len(TOLD) * 4, 30)  # and nng.req_reply
+    wait_until(lambda: site.metrics("plane").get("task.completed") == len(TOLD))
+    site.receiver.wait_for(lambda spans: len(spans) == len(TOLD) * 4, LIMIT)  # and nng.req_reply
     assert site.scopes() == {"otel_queue_bridge"}
     assert site.metrics("client") == {"task.submitted": len(TOLD)}
     assert not [name for name in site.metrics("plane") if name.startswith("theirs")]
@@ -177,9 +177,9 @@ def test_fastworker_may_be_left_to_its_own_telemetry(site: Site) -> None:
     client = site.client(address, **env)
     assert told(client) == TOLD
     counted = {"theirs.completed": 2, "theirs.failed": 1}
-    wait_until(lambda: site.metrics("plane") == counted, 30)
+    wait_until(lambda: site.metrics("plane") == counted)
     assert site.metrics("client") == {"theirs.submitted": 1}  # `delay` alone is recorded
-    spans = site.receiver.wait_for(lambda spans: len(spans) == 4, 30)
+    spans = site.receiver.wait_for(lambda spans: len(spans) == 4, LIMIT)
     assert sorted(span.name for span in spans) == [
         "client.submit_task",
         *["worker.execute_task"] * 3,

@@ -13,7 +13,7 @@ import rq.worker
 
 from otel_queue_bridge.cli.receiver import Receiver
 from tests.brokers.rq_fleet import FLUSH, Finished, Fleet, complaints, unclean
-from tests.servers import Processes, Valkey
+from tests.servers import LIMIT, Processes, Valkey
 
 APP = "tests.brokers.rq_app"
 
@@ -178,8 +178,8 @@ def run(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
                     )
 
                 with suppress(TimeoutError):  # what does not arrive, its own cell shows
-                    receiver.wait_for(arrived, 90)
-                worker.stop(signal.SIGTERM, timeout=30)
+                    receiver.wait_for(arrived, LIMIT)
+                worker.stop(signal.SIGTERM)
                 finished = fleet.finished()
                 # A work-horse that is spawned counts for itself what it submits.
                 processes_that_count = 100 if kind == "spawn" else 1

@@ -187,7 +187,7 @@ class Mixed:
             fleet.worker("plain", "--burst", command=(), ready=None),
         ]
         for worker in self.workers:
-            assert worker.wait(60) == 0, worker.log()
+            assert worker.wait() == 0, worker.log()
 
     def spans(self, queue: str) -> list[str]:
         spans = self.fleet.receiver.spans()

@@ -53,7 +53,7 @@ def test_a_restart_loses_nothing(fleet: Fleet, env: dict[str, str]) -> None:
     assert first.wait() == 0
     assert fleet.finished().counts["success"]["task.completed success"] == 3
     second = fleet.worker("default", "--burst", ready=None, **env)
-    assert second.wait(30) == 0
+    assert second.wait() == 0
     done = fleet.finished()
     assert done.spans == {"success": sorted(CHAIN * 6), "gate": CHAIN}
     assert done.counts == {"success": finished(6), "gate": finished(1)}
@@ -128,7 +128,7 @@ def test_what_died_with_its_worker_is_told_by_the_next(fleet: Fleet) -> None:
     expire(fleet)
     fleet.open_gate()
     worker = fleet.worker("default", "--burst", ready=None)
-    assert worker.wait(30) == 0
+    assert worker.wait() == 0
     done = fleet.finished()
     submit = ["submit", "submit > dispatch"]
     for name in ("gate", "exits_well"):

@@ -13,7 +13,7 @@ from rq.job import JobStatus
 
 from otel_queue_bridge.cli.receiver import Receiver, Span, read_spans
 from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
-from tests.servers import Processes, Valkey, free_port, wait_until
+from tests.servers import LIMIT, Processes, Valkey, free_port, wait_until
 
 APP = "tests.brokers.rq_relay_app"
 EXPORT = "OTEL_PYTHON_QUEUE_BRIDGE_HORSE_EXPORT"
@@ -184,8 +184,8 @@ def test_a_worker_that_hangs_holds_up_no_horse(fleet: Fleet) -> None:
     parent = fleet.notes("gate")[0][1]
     os.kill(parent, signal.SIGSTOP)
     fleet.open_gate()
-    wait_until(lambda: fleet.notes("passed"), 20)
-    wait_until(lambda: ended(horse(fleet)), 20)
+    wait_until(lambda: fleet.notes("passed"))
+    wait_until(lambda: ended(horse(fleet)))
     os.kill(parent, signal.SIGCONT)
     worker.wait_for(lambda: fleet.finished().counts["gate"]["task.completed success"])
     end(worker)
@@ -199,10 +199,10 @@ def test_a_worker_that_dies_holds_up_no_horse(fleet: Fleet) -> None:
     fleet.enqueue("gate", MANY)
     worker.wait_for(lambda: fleet.notes("gate"))
     os.kill(worker.pid, signal.SIGKILL)
-    worker.wait(10)
+    worker.wait()
     fleet.open_gate()
-    wait_until(lambda: fleet.notes("passed"), 20)
-    wait_until(lambda: ended(horse(fleet)), 20)
+    wait_until(lambda: fleet.notes("passed"))
+    wait_until(lambda: ended(horse(fleet)))
     assert parts(fleet) == list(range(MANY))
     assert unclean(fleet.receiver) == []
 
@@ -281,7 +281,7 @@ def test_no_connection_serves_two_processes(
         worker = fleet.worker(OTEL_BSP_SCHEDULE_DELAY="10", **{EXPORT: export})
         for number in range(1, 11):  # one by one: the worker has an idle connection at each fork
             fleet.enqueue("quick")
-            receiver.wait_for(lambda spans: len(spans) == 3 * number, 20)  # noqa: B023
+            receiver.wait_for(lambda spans: len(spans) == 3 * number, LIMIT)  # noqa: B023
         end(worker)
         senders = list(receiver.senders.values())
     if export == "relay":

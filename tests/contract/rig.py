@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from otel_queue_bridge.cli.receiver import Point, Receiver, Span
 from otel_queue_bridge.instrumentor import adapters
-from tests.servers import Process, Processes, otel_env, wait_until
+from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -56,12 +56,12 @@ class Submitted:
 
     def spans(self, operation: str = "", *, count: int = 1) -> list[Span]:
         spans = self._receiver.wait_for(
-            lambda spans: len(self._of(spans, operation)) >= count, timeout=30
+            lambda spans: len(self._of(spans, operation)) >= count, LIMIT
         )
         return self._of(spans, operation)
 
     def finished(self) -> None:
-        wait_until(lambda: self.executed, 30, f"{self.id} has run")
+        wait_until(lambda: self.executed, what=f"{self.id} has run")
 
     def _of(self, spans: list[Span], operation: str) -> list[Span]:
         mine = [s for s in spans if self.id and s.attributes.get("messaging.message.id") == self.id]
@@ -101,7 +101,7 @@ class Caller:
     def stop(self) -> None:
         """End its input: it exports what it has and ends."""
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait()
         self._process.stdout.close()
 
 
@@ -137,7 +137,7 @@ class Fleet:
             points = self.receiver.latest()
             return [p for p in points if p.metric == metric and mine <= p.attributes.items()]
 
-        points = wait_until(told, 30, f"{metric} of {task}")
+        points = wait_until(told, what=f"{metric} of {task}")
         return sum(p.count if p.kind == "histogram" else p.value for p in points)
 
     def raw(self) -> bytes:
