@@ -38,8 +38,8 @@ def absent(reason: str) -> NoReturn:
 LIMIT = 90.0
 """Seconds to wait for what must come: far more than it takes, since a busy machine is no failure.
 
-Celery alone may take 31 to stop: a child that ends its last task just then waits in vain for its
-result to be read (billiard 4.3 `_ensure_messages_consumed`; without us, 2 of 119 workers did).
+Celery alone may take 31 to stop: a child that runs what a stopping worker has given back waits in
+vain for its result to be read (billiard 4.3 `_ensure_messages_consumed`; without us, 2 of 119 did).
 """
 
 

@@ -52,12 +52,12 @@ class Forking(Shop):
     def open_gate(self, name: str = "gate") -> None:
         (self._folder / name).touch()
 
-    def executed(self) -> list[str]:
-        """Return the task id of every execute span that arrived."""
+    def executed(self, name: str = "ok") -> list[str]:
+        """Return the task id of every execute span of this task that arrived."""
         return [
             span.attributes["messaging.message.id"]
             for span in self.receiver.spans()
-            if span.name.startswith("execute ")
+            if span.name == f"execute {name}"
         ]
 
     def counts(self) -> Counter[tuple[str, ...]]:

@@ -63,6 +63,12 @@ class Attempt:
         operation.end()
         self._count(recorder, outcome, None)
 
+    def give_back(self, recorder: Recorder) -> None:
+        """Count what will be delivered again, since it was not acknowledged."""
+        if not self._over:
+            self._over = True
+            recorder.attempted(self._task, RETRY, started=time.time(), duration=None)
+
     def _loss(self, error: Any) -> Outcome:
         request, task = self._request, self._request.task
         kind = type(error).__name__
@@ -85,6 +91,19 @@ class Attempt:
         recorder.attempted(
             self._task, outcome, started=started, duration=runtime or max(0.0, now - started)
         )
+
+
+def discard(call: Call, recorder: Recorder) -> None:
+    # What no child is known to have begun when the worker stops, or loses its broker
+    # (`AsynPool.flush`). One may run it all the same: nobody hears of that any more.
+    request = getattr(call.instance._accept_callback, "__self__", None)  # noqa: SLF001
+    attempt = getattr(request, "otel_attempt", _none)()
+    if attempt is not None:
+        attempt.give_back(recorder)
+
+
+def _none() -> None:
+    """Stand for the reference of a request that was handed over unobserved."""
 
 
 def cause(info: Any) -> Any:

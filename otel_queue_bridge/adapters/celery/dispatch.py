@@ -7,6 +7,7 @@ dispatched, and one that is never handed over was never dispatched.
 from __future__ import annotations
 
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, REJECTED, Call, Recorder, Task
@@ -34,6 +35,7 @@ def hand_over(call: Call, recorder: Recorder) -> None:
     operation.inject(request.request_dict, once=True)
     operation.end()
     attempt = Attempt(request, task)
+    request.otel_attempt = weakref.ref(attempt)  # the callbacks hold it; no cycle
     call.kwargs = call.kwargs | {
         "callback": recorder.advised(call.kwargs["callback"], attempt.ran),
         "error_callback": recorder.advised(call.kwargs["error_callback"], attempt.lost),
