@@ -184,7 +184,7 @@ def hold() -> None:
 
 
 def release() -> None:
-    """After a fork: let the readers go on."""
+    """After a fork, in either process: let the readers go on."""
     while _held:
         _held.pop().release()
 
@@ -211,7 +211,6 @@ def start_from_nothing() -> None:
                 consumer._lock = threading.Lock()  # noqa: SLF001
         except AttributeError as error:
             _logger.warning("this SDK keeps its metrics elsewhere (%s)", error)
-    release()
 
 
 class Measurements:

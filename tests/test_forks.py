@@ -73,7 +73,7 @@ os.register_at_fork(after_in_child=lambda: time.sleep(busy))
 lifecycle.run_at_forks(
     before=(metrics.hold,),
     in_parent=(metrics.release,),
-    in_children=(metrics.start_from_nothing, relay.enter_child),
+    in_children=(metrics.start_from_nothing, metrics.release, relay.enter_child),
 )
 measured = Measurements("fake", load({"meter_provider": provider}, environment={}))
 

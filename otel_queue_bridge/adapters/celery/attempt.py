@@ -97,13 +97,10 @@ def discard(call: Call, recorder: Recorder) -> None:
     # What no child is known to have begun when the worker stops, or loses its broker
     # (`AsynPool.flush`). One may run it all the same: nobody hears of that any more.
     request = getattr(call.instance._accept_callback, "__self__", None)  # noqa: SLF001
-    attempt = getattr(request, "otel_attempt", _none)()
-    if attempt is not None:
+    reference = getattr(request, "otel_attempt", None)
+    attempt = reference and reference()
+    if attempt:
         attempt.give_back(recorder)
-
-
-def _none() -> None:
-    """Stand for the reference of a request that was handed over unobserved."""
 
 
 def cause(info: Any) -> Any:
