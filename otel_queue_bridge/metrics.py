@@ -166,7 +166,6 @@ class Instruments:
 
 _instruments: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
 
-
 _held: list[Any] = []
 """Locks of the SDK that a thread takes in order to fork."""
 
@@ -184,7 +183,7 @@ def hold() -> None:
 
 
 def release() -> None:
-    """After a fork, in either process: let the readers go on."""
+    """After a fork, in the parent: let its readers go on."""
     while _held:
         _held.pop().release()
 
@@ -207,10 +206,11 @@ def start_from_nothing() -> None:
                 for instrument in list(matches):
                     if instrument.instrumentation_scope.name == SCOPE:
                         del matches[instrument]
-            if consumer._lock not in _held:  # noqa: SLF001
-                consumer._lock = threading.Lock()  # noqa: SLF001
+            if consumer._lock.locked():  # noqa: SLF001 - by `hold`, or a thread that is not here
+                consumer._lock.release()  # noqa: SLF001
         except AttributeError as error:
             _logger.warning("this SDK keeps its metrics elsewhere (%s)", error)
+    _held.clear()
 
 
 class Measurements:
