@@ -188,6 +188,7 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             in_children=(
                 lifecycle.drop_connections,
                 metrics.start_from_nothing,
+                metrics.release,
                 relay.enter_child,
                 spans.enter_child,
             ),

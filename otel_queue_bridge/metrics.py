@@ -38,6 +38,8 @@ _CACHED = 1000
 """Prepared records kept; queue names from outside may be endless."""
 _READING_LIMIT = 1.0
 """Seconds that a broker may take to tell how deep its queues are."""
+_HOLDING_LIMIT = 0.1
+"""Seconds that a fork may wait for a collection that is under way: it takes a millisecond or so."""
 
 Attributes = tuple[tuple[str, str], ...]
 """Of a data point, hashable."""
@@ -174,16 +176,17 @@ def hold() -> None:
     """Before a fork: have the child's readers wait until it has started from nothing.
 
     The SDK (1.45) restarts them in the child before it is our turn, and on a busy machine that
-    may be an interval of export later. A lock that is taken is taken in the child, too.
+    may be an interval of export later. A lock that is taken is taken in the child, too; and no
+    thread of the parent's is in the middle of a collection then.
     """
     for provider in list(_instruments):
         lock = getattr(getattr(provider, "_measurement_consumer", None), "_lock", None)
-        if lock is not None and lock.acquire(blocking=False):
+        if lock is not None and lock.acquire(timeout=_HOLDING_LIMIT):
             _held.append(lock)
 
 
 def release() -> None:
-    """After a fork, in the parent: let its readers go on."""
+    """After a fork, in either process: let the readers go on."""
     while _held:
         _held.pop().release()
 
@@ -206,11 +209,10 @@ def start_from_nothing() -> None:
                 for instrument in list(matches):
                     if instrument.instrumentation_scope.name == SCOPE:
                         del matches[instrument]
-            if consumer._lock.locked():  # noqa: SLF001 - by `hold`, or a thread that is not here
-                consumer._lock.release()  # noqa: SLF001
+            if consumer._lock not in _held:  # noqa: SLF001
+                consumer._lock = threading.Lock()  # noqa: SLF001
         except AttributeError as error:
             _logger.warning("this SDK keeps its metrics elsewhere (%s)", error)
-    _held.clear()
 
 
 class Measurements:
