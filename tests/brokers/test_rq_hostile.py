@@ -55,6 +55,9 @@ class Hostile:
         self.worker.wait_for(lambda: len(self.spans("last")) == 2)
         for again in ("retried", "watched, failing"):
             self.worker.wait_for(lambda: len(self.spans(again)) == 5)  # noqa: B023 - called at once
+        # RQ 2.12's signal handler raises StopRequested in the middle of whatever Redis is asked.
+        with Redis.from_url(fleet.broker) as client:
+            self.worker.wait_for(lambda: any("b" in c["flags"] for c in client.client_list()))
         end(self.worker)
 
     def put(self, key: str, name: str, *args: object, **options: object) -> None:
