@@ -17,7 +17,7 @@ from pathlib import Path
 from redis import Redis
 from rq import Queue, Worker
 
-from otel_queue_bridge.cli.receiver import Receiver
+from otel_queue_bridge.otlp import Receiver
 from tests.servers import Processes, Valkey, otel_env
 
 _DEFAULTS = {"OTEL_BSP_SCHEDULE_DELAY": "5000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from otel_queue_bridge.config import ConfigError
 
 if TYPE_CHECKING:
     from otel_queue_bridge.instrumentor import instrument, uninstrument
 
-__all__ = ["ConfigError", "instrument", "uninstrument"]
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> object:
+        # Late: an unknown name in OTEL_PROPAGATORS breaks the import of OpenTelemetry's
+        # instrumentation package (0.66), and `doctor`, which lives in here, has to report that.
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415
+
+            return version("otel-queue-bridge")
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from otel_queue_bridge import instrumentor  # noqa: PLC0415
+
+        return getattr(instrumentor, name)
 
 
-def __getattr__(name: str) -> Any:
-    # Late: an unknown name in OTEL_PROPAGATORS breaks the import of OpenTelemetry's instrumentation
-    # package (0.66), and `doctor`, which lives in here, has to be able to say so.
-    if name not in __all__:
-        raise AttributeError(name)
-    from otel_queue_bridge import instrumentor  # noqa: PLC0415
-
-    return getattr(instrumentor, name)
+__all__ = ["ConfigError", "__version__", "instrument", "uninstrument"]

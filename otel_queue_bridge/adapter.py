@@ -2,7 +2,7 @@
 
 An adapter says *where* its library has to be patched (`Hook`), *how to read* a task
 (`Task`) and *what a run meant* (`Outcome`). Spans, metrics, context and errors belong to
-the core, which reaches the adapter as a `Recorder`.
+the core, which the adapter reaches as a `Recorder`. docs/adapters.md shows how to write one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -30,19 +30,29 @@ Status = Literal["success", "failure", "retry", "cancelled", "rejected", "ignore
 """What became of an attempt; the values of `task.status`."""
 
 
+class Arguments(NamedTuple):
+    """What a task is called with. The core finds the names, also of what `**kwargs` takes up."""
+
+    function: Callable[..., Any] | None
+    """The task's function; None where this process does not have it."""
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = {}
+
+
 @dataclass(slots=True)
 class Task:
-    """The facts of one unit of work, as far as the caller of the core knows them.
-
-    `carrier` is written for a submit and read for dispatch and execute, where it may be
-    several mappings: the first that holds a trace is taken. Without one, the operation
-    belongs to whatever is current (an eager run).
-    """
+    """The facts of one unit of work, as far as the caller of the core knows them."""
 
     name: str
     queue: str
     id: str | None = None
-    carrier: MutableMapping[str, Any] | tuple[object, ...] | None = None
+    carrier: MutableMapping[str, Any] | None = None
+    """Written by a submit, read by a dispatch and an execute.
+
+    Without one, the operation belongs to whatever is current (an eager run).
+    """
+    other_carriers: tuple[object, ...] = ()
+    """Where else a trace may be that another tracer has sent; read after `carrier`, in order."""
     attempt: int | None = None
     """1 is the first; a submit above 1 is a retry, unless `retry` says otherwise."""
     retry: bool | None = None
@@ -55,8 +65,8 @@ class Task:
     """Host and port of the broker."""
     attributes: Mapping[str, AttributeValue] | None = None
     """What only this library has, under `{system}.*`."""
-    arguments: Callable[[], Mapping[str, object]] | None = None
-    """The task's arguments by name; called only if the user listed some to be captured."""
+    arguments: Callable[[], Arguments] | None = None
+    """Called only if the user listed some of this task's arguments to be captured."""
 
 
 ATTEMPT = "otel-attempt"
@@ -86,7 +96,7 @@ class Outcome(NamedTuple):
 
 
 def error_name(error: BaseException) -> str:
-    """Return what `error.type` says of it: the qualified name, of built-in ones without module."""
+    """Return `error.type`: the qualified name, without the module for built-in exceptions."""
     kind = type(error)
     if kind.__module__ == "builtins":
         return kind.__qualname__
@@ -144,12 +154,15 @@ class Call:
 class Operation(Protocol):
     """One live submit, dispatch or execute.
 
-    As a context manager it is current while it lasts; it ends exactly once, by `end` or by
-    leaving the `with`.
+    As a context manager it is current while it lasts. It ends exactly once: by `end`, or when
+    the `with` is left.
     """
 
     def settle(self, outcome: Outcome) -> None:
         """Say what the operation came to; the last word counts."""
+
+    def settle_by(self, call: Call) -> None:
+        """Settle it by what the call came to: a success, or a failure with the call's error."""
 
     def inject(self, carrier: MutableMapping[str, Any], *, once: bool = False) -> None:
         """Hand over: write this operation into a carrier, for what runs next on its behalf.
@@ -161,7 +174,7 @@ class Operation(Protocol):
     def identify(self, task_id: str) -> None:
         """Name the task where its id is known only after the submit."""
 
-    def abandon(self) -> None:
+    def disown(self) -> None:
         """Leave it to another process to report this operation; here it never ends."""
 
     def end(self) -> None:
@@ -177,17 +190,23 @@ class Exchange(Protocol):
     def note(self, attribute: str, value: AttributeValue) -> None:
         """Add an attribute that is known by now."""
 
-    def end(self, outcome: Outcome = SUCCESS) -> None:
-        """End the exchange; a second end does nothing."""
+    def close(self, outcome: Outcome = SUCCESS) -> None:
+        """Close the exchange; a second close does nothing."""
 
 
 class Relay(Protocol):
     """The way from forked children to this process, which reports for them."""
 
     def told(self) -> Collection[str]:
-        """Return what children have told since the last call; the dead have been heard out."""
+        """Return what children have sent by `tell` since the last call.
+
+        All that a child wrote before it died has been read by then.
+        """
 
     def close(self) -> None: ...
+
+
+Owner = TypeVar("Owner")
 
 
 class Recorder(Protocol):
@@ -198,7 +217,10 @@ class Recorder(Protocol):
     def dispatch(
         self, task: Task, *, start_time: int | None = None, measured: bool = True
     ) -> Operation:
-        """Open a dispatch; not `measured` where another process has counted it already."""
+        """Open a dispatch; `start_time` in nanoseconds since the epoch.
+
+        It is not `measured` where another process has counted it already.
+        """
 
     def execute(
         self, task: Task, *, start_time: int | None = None, measured: bool = False
@@ -218,17 +240,33 @@ class Recorder(Protocol):
     ) -> Exchange:
         """Open an exchange below the operation in the carrier; of several, it links to each."""
 
-    def watch_workers(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
-        """Read the workers of this process at each export; the function returned ends that."""
+    @overload
+    def watch_workers(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]: ...
+    # Read the workers of this process at each export. `read` gets the object that they belong
+    # to (`of`), as long as that lives. The reading ends by `close(of)`, by the function that is
+    # returned, or when the object is gone.
+    @overload
+    def watch_workers(
+        self, read: Callable[[Owner], Iterable[Reading]], of: Owner
+    ) -> Callable[[], None]: ...
 
-    def watch_depth(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
-        """Likewise the queues; a read that hangs or raises gives no reading and one warning."""
+    @overload
+    def watch_depth(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]: ...
+    # Likewise the queues. A read that hangs or raises gives no reading and one warning.
+    @overload
+    def watch_depth(
+        self, read: Callable[[Owner], Iterable[Reading]], of: Owner
+    ) -> Callable[[], None]: ...
 
-    def relay(self, *, spans_apart: bool = False) -> Relay:
-        """Report here what children forked from now on have to report, until it is closed.
+    def relay(self, of: object = None, *, spans_apart: bool = False) -> Relay:
+        """Report here what children forked from now on have to report.
 
-        With `spans_apart`, what `relay_spans` sends has a pipe of its own.
+        It ends like a gauge: by `close(of)`, by its own `close`, or when `of` is gone. With
+        `spans_apart`, what `relay_spans` sends has a pipe of its own.
         """
+
+    def close(self, of: object) -> None:
+        """Close all gauges and relays that were opened for this object."""
 
     def relay_spans(self) -> None:
         """From a forked child: let the parent export the spans that end from now on.
@@ -237,7 +275,7 @@ class Recorder(Protocol):
         """
 
     def tell(self, message: str) -> None:
-        """From a forked child: tell the parent's relay that something has been reported."""
+        """From a forked child: send a word to the parent's relay, as that something is reported."""
 
     def patch(self, owner: object, attribute: str, advice: Advice) -> None:
         """Advise one attribute of an object that appeared at run time."""
@@ -265,24 +303,30 @@ nothing to say about this call, and what it has replaced is put back.
 
 
 class Hook(NamedTuple):
-    """A place to patch: `module:Qualified.name`, once that module is imported.
-
-    `aliases` are other places that hold the same function, imported by name. `factory` says
-    that the target returns the function to advise. `find` lists further (owner, attribute)
-    pairs that exist already when the module is patched; the target is then the module alone.
-    An advice that only prepares what comes runs `always`, also before there is an SDK.
-    """
+    """A place to patch: `module:Qualified.name`, once that module is imported."""
 
     target: str
     advice: Advice
+    overrides: bool = False
+    """Patch every override of this method as well, also of classes that appear later.
+
+    One that calls its parent's is one call: the advice runs once, for the first of them.
+    """
+    optional: bool = False
+    """Some supported versions do not have the target."""
     aliases: tuple[str, ...] = ()
+    """Other places that hold the same function, imported by name."""
     factory: bool = False
+    """The target returns the function to advise."""
     find: Callable[[ModuleType], Iterable[tuple[object, str]]] | None = None
-    always: bool = False
+    """Further (owner, attribute) pairs that exist when the module is patched.
+
+    The target is then the module alone.
+    """
 
 
 class BuiltIn(NamedTuple):
-    """Telemetry that a library has itself, and what would record each task a second time.
+    """Telemetry that a library has itself, and that would record each task a second time.
 
     `variable` switches it on with one of `values`; `functions` (`module:name`) are those that
     record, each called for nothing but that, or as a context manager around what it records.
@@ -301,6 +345,7 @@ class Adapter(NamedTuple):
     """
 
     system: str
+    """`messaging.system`, and the adapter's name among the entry points."""
     instruments: tuple[str, ...]
     hooks: tuple[Hook, ...]
     rivals: tuple[str, ...] = ()
@@ -311,4 +356,7 @@ class Adapter(NamedTuple):
     switch: str = ""
     """A variable of the library's own that turns its instrumentation on or off where it is set."""
     interrupts: tuple[str, ...] = ()
-    """Names of exceptions that the library raises into running code, ours too: time limits."""
+    """Exceptions that the library raises into running code, ours too: time limits.
+
+    Written `module:Qualified.name`; their subclasses count as well.
+    """

@@ -10,10 +10,10 @@ import os
 from dataclasses import dataclass, field, make_dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.propagators.textmap import TextMapPropagator
@@ -32,24 +32,24 @@ class Option(NamedTuple):
     """One option that has an environment variable."""
 
     default: Any
-    read: Callable[[Any], Any]
+    parse: Callable[[Any], Any]
     """From a string or a keyword's value to the option's; ValueError where it is not allowed."""
     allowed: str
 
 
 def _one_of(*names: str) -> Option:
-    def read(value: Any) -> str:
+    def parse(value: Any) -> str:
         if value not in names:
             raise ValueError
         return str(value)
 
-    return Option(names[0], read, "allowed are " + ", ".join(names))
+    return Option(names[0], parse, "allowed are " + ", ".join(names))
 
 
 def _switch(default: bool) -> Option:  # noqa: FBT001 - an option's default, always written out below
     words = {"true": True, "1": True, "false": False, "0": False}
 
-    def read(value: Any) -> bool:
+    def parse(value: Any) -> bool:
         if isinstance(value, bool):
             return value
         try:
@@ -57,11 +57,11 @@ def _switch(default: bool) -> Option:  # noqa: FBT001 - an option's default, alw
         except (AttributeError, KeyError):
             raise ValueError from None
 
-    return Option(default, read, "allowed are true and false")
+    return Option(default, parse, "allowed are true and false")
 
 
 def _seconds(default: float | None) -> Option:
-    def read(value: Any) -> float | None:
+    def parse(value: Any) -> float | None:
         if value is None or value == "off":
             return default
         if isinstance(value, bool):
@@ -71,11 +71,11 @@ def _seconds(default: float | None) -> Option:
             raise ValueError
         return seconds
 
-    return Option(default, read, "allowed is a number of seconds from 0")
+    return Option(default, parse, "allowed is a number of seconds from 0")
 
 
 def _count(default: int) -> Option:
-    def read(value: Any) -> int:
+    def parse(value: Any) -> int:
         if isinstance(value, (bool, float)):
             raise ValueError  # noqa: TRY004 - one error for every bad value
         count = int(value)
@@ -83,7 +83,7 @@ def _count(default: int) -> Option:
             raise ValueError
         return count
 
-    return Option(default, read, "allowed is a number from 1")
+    return Option(default, parse, "allowed is a number from 1")
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -125,6 +125,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         ),
         "exception_messages": _switch(default=True),
         "max_task_names": _count(200),
+        "max_queue_names": _count(200),
         "flush_timeout": _seconds(2.0),
         "horse_export": _one_of("relay", "flush"),
         "conflicts": _one_of("replace", "yield"),
@@ -132,7 +133,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
 )
 
 FileOptions = make_dataclass("FileOptions", [(name, Any, None) for name in OPTIONS])
-"""What a declarative configuration (OTEL_CONFIG_FILE) may set: what it does not stays open."""
+"""What a declarative configuration (OTEL_CONFIG_FILE) may set; None for what it leaves out."""
 
 # `opentelemetry-instrument` makes a command-line flag of every name here that begins with OTEL_.
 globals().update({VARIABLE + name.upper(): VARIABLE + name.upper() for name in OPTIONS})
@@ -145,6 +146,32 @@ _KEYWORD_ONLY = {
     "execute_hook": "__call__",
 }
 """Each with a method that its value must have."""
+
+
+class Options(TypedDict, total=False):
+    """The keywords of `instrument()`; see the README for what each means. Times are in seconds."""
+
+    queues: Sequence[str] | str
+    naming: Literal["task", "system", "messaging"]
+    relation: Literal["child", "link", "none"]
+    link_after: float | None
+    dispatch_spans: bool
+    metrics: bool
+    queue_depth: bool
+    excluded_tasks: Sequence[str] | str
+    excluded_queues: Sequence[str] | str
+    capture_arguments: Mapping[str, Iterable[str]] | str
+    exception_messages: bool
+    max_task_names: int
+    max_queue_names: int
+    flush_timeout: float
+    horse_export: Literal["relay", "flush"]
+    conflicts: Literal["replace", "yield"]
+    propagator: TextMapPropagator | None
+    tracer_provider: TracerProvider | None
+    meter_provider: MeterProvider | None
+    submit_hook: Callable[[Span, Task], None] | None
+    execute_hook: Callable[[Span, Task], None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +190,7 @@ class Config:
     capture_arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
     exception_messages: bool = True
     max_task_names: int = 200
+    max_queue_names: int = 200
     flush_timeout: float = 2.0
     horse_export: Literal["relay", "flush"] = "relay"
     conflicts: Literal["replace", "yield"] = "replace"
@@ -178,22 +206,22 @@ class Config:
 def load(
     keywords: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
 ) -> Config:
-    """Read the options; ConfigError names what is wrong, where, and what is allowed."""
+    """Read the options; ConfigError names what is wrong, where, and what is allowed.
+
+    A misspelt variable is no error: see `unknown_variables`.
+    """
     keywords = keywords or {}
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for variable in sorted(environment):
-        if not variable.startswith(VARIABLE):
-            continue
         name = variable.removeprefix(VARIABLE).lower()
-        if name not in OPTIONS or variable != VARIABLE + name.upper():
-            raise ConfigError(_unknown(variable, name, OPTIONS, VARIABLE))
-        if environment[variable].strip():  # OpenTelemetry takes an empty variable for an unset one
-            values[name] = _read(name, environment[variable], variable)
+        # OpenTelemetry takes an empty variable for one that is not set.
+        if _is_option(variable) and environment[variable].strip():
+            values[name] = _parse(name, environment[variable], variable)
             origin[name] = variable
     for name, value in keywords.items():
         if name in OPTIONS:
-            values[name] = _read(name, value, f"instrument({name}=...)")
+            values[name] = _parse(name, value, f"instrument({name}=...)")
         elif name in _KEYWORD_ONLY:
             if value is not None and not callable(getattr(value, _KEYWORD_ONLY[name], None)):
                 raise ConfigError(
@@ -207,6 +235,20 @@ def load(
     return Config(**values, origin=MappingProxyType(origin))
 
 
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what to say of each variable that looks like an option and is none."""
+    return {
+        variable: _unknown(variable, variable.removeprefix(VARIABLE).lower(), OPTIONS, VARIABLE)
+        for variable in sorted(environment)
+        if variable.startswith(VARIABLE) and not _is_option(variable)
+    }
+
+
+def _is_option(variable: str) -> bool:
+    name = variable.removeprefix(VARIABLE).lower()
+    return name in OPTIONS and variable == VARIABLE + name.upper()
+
+
 def switched_on(variable: str, environment: Mapping[str, str] = os.environ) -> bool | None:
     """Read a library's own switch; None where it is not set. ConfigError on any other word."""
     value = environment.get(variable, "")
@@ -214,7 +256,7 @@ def switched_on(variable: str, environment: Mapping[str, str] = os.environ) -> b
         return None
     switch = _switch(default=True)
     try:
-        return bool(switch.read(value))
+        return bool(switch.parse(value))
     except ValueError:
         message = f"{variable} is {value!r}: {switch.allowed}"
         raise ConfigError(message) from None
@@ -227,10 +269,10 @@ def holds(
     return environment.get(variable, "").lower() in values
 
 
-def _read(name: str, value: Any, place: str) -> Any:
+def _parse(name: str, value: Any, place: str) -> Any:
     option = OPTIONS[name]
     try:
-        return option.read(value)
+        return option.parse(value)
     except (ValueError, TypeError, AttributeError, OverflowError):
         message = f"{place} is {value!r}: {option.allowed}"
         raise ConfigError(message) from None

@@ -8,40 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
-from functools import partial
+import threading
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from opentelemetry import trace
 from opentelemetry.instrumentation.dependencies import (
     DependencyConflictError,
     get_dependency_conflicts,
 )
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # its file asks mypy to skip it
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.metrics import get_meter_provider
 
-from otel_queue_bridge import lifecycle, metrics, relay, semconv, spans
+from otel_queue_bridge.bridge import Bridge
 from otel_queue_bridge.config import (
-    Config,
     ConfigError,
     FileOptions,
     holds,
     load,
     switched_on,
+    unknown_variables,
 )
-from otel_queue_bridge.operation import Operations
-from otel_queue_bridge.patching import Patches
-from otel_queue_bridge.relay import Relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from opentelemetry.trace import TracerProvider
+    from typing_extensions import Unpack
 
-    from otel_queue_bridge.adapter import Adapter, Advice, BuiltIn, Reading
+    from otel_queue_bridge.adapter import Adapter, BuiltIn
+    from otel_queue_bridge.config import Config, Options
 
 _logger = logging.getLogger("otel_queue_bridge")
 
@@ -49,77 +44,27 @@ _GROUP = "otel_queue_bridge.adapters"
 _REPLACED = (
     "replaced %s, which records the same tasks; conflicts=yield keeps it and leaves %s to it"
 )
-
-
-class Bridge(Operations):
-    """One queue library, instrumented with one configuration: the adapter's `Recorder`."""
-
-    def __init__(self, adapter: Adapter, config: Config) -> None:
-        super().__init__(adapter.system, config, adapter.span_names)
-        self._patches = Patches(adapter.system, self, adapter.interrupts)
-        for hook in adapter.hooks:
-            self._patches.install(hook)
-
-    def silence(self, functions: Iterable[str]) -> None:
-        """Have the library record nothing itself."""
-        for function in functions:
-            self._patches.replace(function, _record_nothing)
-
-    def patch(self, owner: object, attribute: str, advice: Advice) -> None:
-        self._patches.patch(owner, attribute, advice)
-
-    def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
-        return self._patches.advised(advice.__qualname__, function, advice)
-
-    def flush(self, *, metrics: bool = False) -> None:
-        providers = self._tracer_providers()
-        own = () if spans.all_diverted(*providers) else providers
-        meters = (self.config.meter_provider or get_meter_provider(),) if metrics else ()
-        lifecycle.flush(self.config.flush_timeout, *own, *meters)
-
-    def watch_workers(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
-        return self.measurements.watch(semconv.WORKERS, read)
-
-    def watch_depth(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
-        if not self.config.queue_depth:
-            return lambda: None
-        return self.measurements.watch(semconv.DEPTH, read)
-
-    def relay(self, *, spans_apart: bool = False) -> Relay:
-        providers = self._tracer_providers()
-        spans.remember(providers)
-        receivers: dict[str, Callable[..., None]] = {"span": partial(spans.receive, providers)}
-        if self.measurements.active():
-            receivers["count"] = self.measurements.relayed
-        patience = self.config.flush_timeout
-        apart = spans_apart and self.config.horse_export == "relay"
-        return Relay(receivers, patience, Relay(receivers, patience) if apart else None)
-
-    def relay_spans(self) -> None:
-        if self.config.horse_export == "relay" and relay.parent is not None:
-            way = relay.parent.beside or relay.parent
-            spans.divert(self._tracer_providers(), way.send)
-
-    def tell(self, message: str) -> None:
-        if relay.parent is not None:
-            relay.parent.send("tell", message)
-
-    def _tracer_providers(self) -> tuple[TracerProvider, ...]:
-        """Return the one that we record with, and the one that the user does."""
-        own = self.config.tracer_provider
-        everybodys = trace.get_tracer_provider()
-        return (everybodys,) if own in (None, everybodys) else (own, everybodys)
-
-    def suppressed(self) -> AbstractContextManager[None]:
-        return suppress_instrumentation()
-
-    def undo(self) -> None:
-        """Restore the library exactly."""
-        self._patches.undo()
+_LEFT = "%s is left to %s, as conflicts=yield wants it"
 
 
 _bridges: dict[str, Bridge] = {}
 """What is instrumented now, by queue."""
+
+_lock = threading.RLock()
+"""Held by whoever switches anything on or off."""
+
+_warned: set[str] = set()
+"""Misspelt variables that have had their warning."""
+
+
+def _start_over() -> None:
+    """In a forked child: another thread may have held the lock at the fork."""
+    global _lock  # noqa: PLW0603 - of the process
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over)
 
 
 class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
@@ -153,14 +98,36 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         loaded = kwargs.pop("skip_dep_check", False) or kwargs.get("raise_exception_on_conflict")
         if loaded:
             kwargs["raise_exception_on_conflict"] = True
-        if self.is_instrumented_by_opentelemetry:
-            return
-        try:
-            super().instrument(**kwargs)
-        except ConfigError as error:
-            if not loaded:
-                raise
-            _logger.error("%s is not instrumented: %s", self.queue, error)  # noqa: TRY400 - a user's slip, no defect
+        with _lock:
+            try:
+                if self.is_instrumented_by_opentelemetry:
+                    self._keep(kwargs)
+                else:
+                    super().instrument(**kwargs)
+            except ConfigError as error:
+                if not loaded:
+                    raise
+                _logger.error("%s is not instrumented: %s", self.queue, error)  # noqa: TRY400 - a user's slip, no defect
+
+    def uninstrument(self, **kwargs: Any) -> None:
+        with _lock:
+            super().uninstrument(**kwargs)
+
+    def _keep(self, kwargs: dict[str, Any]) -> None:
+        """Leave it as it is, and say so where other options are asked for."""
+        kwargs.pop("raise_exception_on_conflict", None)
+        config, kept = load(kwargs), _bridges[self.queue].config
+        ignored = [
+            name
+            for name, value in vars(config).items()
+            if name in kwargs and name != "queues" and value != getattr(kept, name)
+        ]
+        if ignored:
+            _logger.warning(
+                "%s is instrumented already: %s ignored; uninstrument() it first",
+                self.queue,
+                ", ".join(f"{name}={getattr(config, name)!r}" for name in ignored),
+            )
 
     def _instrument(self, **kwargs: Any) -> None:
         config = load(kwargs)
@@ -178,24 +145,11 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             built_in = None
         if config.conflicts == "yield" and (rivals or built_in):
             other = rivals[0] if rivals else _shown(built_in)
-            _logger.warning("%s is left to %s, as conflicts=yield wants it", self.queue, other)
+            _logger.warning(_LEFT, self.queue, other)
             return
         for rival in rivals:  # first of all: else its wrappers would be under ours
             _replace(rival, self.queue)
-        lifecycle.run_at_forks(
-            before=(metrics.hold,),
-            in_parent=(metrics.release,),
-            in_children=(
-                lifecycle.drop_connections,
-                metrics.start_from_nothing,
-                metrics.release,
-                relay.enter_child,
-                spans.enter_child,
-            ),
-        )
-        for provider in (config.tracer_provider, config.meter_provider):
-            if provider is not None:
-                lifecycle.exporting.add(provider)
+        _warn_of_unknown_variables()
         _bridges[self.queue] = bridge = Bridge(adapter, config)
         if built_in is not None:
             bridge.silence(built_in.functions)
@@ -204,18 +158,19 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _uninstrument(self, **_: Any) -> None:
         _bridges.pop(self.queue).undo()
 
-    def settle(self) -> None:
-        """Settle with an instrumentor that records the same and was loaded after us."""
-        bridge = _bridges.get(self.queue)
-        for rival in adapter_named(self.queue).rivals if bridge else ():
-            if bridge is None or not _instrumented(rival):
-                continue
-            if bridge.config.conflicts == "replace":
-                _replace(rival, self.queue)
-            else:
-                self.uninstrument()
-                _logger.warning("%s is left to %s, as conflicts=yield wants it", self.queue, rival)
-                return
+    def resolve_conflicts(self) -> None:
+        """Replace an instrumentor that records the same and was loaded after us, or yield to it."""
+        with _lock:
+            bridge = _bridges.get(self.queue)
+            for rival in adapter_named(self.queue).rivals if bridge else ():
+                if bridge is None or not _instrumented(rival):
+                    continue
+                if bridge.config.conflicts == "replace":
+                    _replace(rival, self.queue)
+                else:
+                    self.uninstrument()
+                    _logger.warning(_LEFT, self.queue, rival)
+                    return
 
 
 def _replace(rival: str, queue: str) -> None:
@@ -227,8 +182,11 @@ def _shown(built_in: BuiltIn | None) -> str:
     return f"its own telemetry ({built_in.variable})" if built_in else ""
 
 
-def _record_nothing(*_: object, **__: object) -> AbstractContextManager[None]:
-    return contextlib.nullcontext()
+def _warn_of_unknown_variables() -> None:
+    for variable, what in unknown_variables().items():
+        if variable not in _warned:
+            _warned.add(variable)
+            _logger.warning("%s", what)
 
 
 class CeleryInstrumentor(QueueInstrumentor):
@@ -266,18 +224,23 @@ _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
 }
 
 
-def instrument(*queues: str, **options: Any) -> None:
+def instrument(*names: str, **options: Unpack[Options]) -> None:
     """Trace the named queue libraries, or all that are installed.
 
     Options are those of the README, each also a variable `OTEL_PYTHON_QUEUE_BRIDGE_<NAME>`.
-    A library may be imported before or after, apps made before are included. Calling it
-    again, or after `opentelemetry-instrument`, does nothing.
+    A library may be imported before or after; apps made before are included. What is
+    instrumented already, also by `opentelemetry-instrument`, keeps its options.
 
     Raises:
         ConfigError: an option or a queue does not exist, or has a value that is not allowed.
         DependencyConflictError: a library named here is missing or of an untested version.
 
     """
+    with _lock:
+        _instrument(names, dict(options))
+
+
+def _instrument(queues: tuple[str, ...], options: dict[str, Any]) -> None:
     config = load(options)
     known = adapters()
     named = queues or config.queues or ()
@@ -334,16 +297,23 @@ def _contained(queue: str) -> Iterator[None]:
 
 
 def uninstrument(*queues: str) -> None:
-    """Restore the named queue libraries, or all of them, exactly as they were."""
-    for queue in queues or adapters():
-        instrumentor = _instrumentor(queue)
-        if instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.uninstrument()
+    """Restore the named queue libraries, or all of them, exactly as they were.
+
+    Raises:
+        ConfigError: a queue that is named does not exist.
+
+    """
+    _check(queues, "uninstrument()")
+    with _lock:
+        for queue in queues or tuple(_bridges):
+            instrumentor = _instrumentor(queue)
+            if instrumentor.is_instrumented_by_opentelemetry:
+                instrumentor.uninstrument()
 
 
 def instrumented() -> Mapping[str, Config]:
     """Return what is instrumented now, and with which options."""
-    return {queue: bridge.config for queue, bridge in _bridges.items()}
+    return {queue: bridge.config for queue, bridge in tuple(_bridges.items())}
 
 
 def adapters() -> tuple[str, ...]:
@@ -358,15 +328,16 @@ def adapter_named(queue: str) -> Adapter:
     return adapter
 
 
-def settle_conflicts() -> None:
-    """Settle with rivals that `opentelemetry-instrument` loaded after us."""
+def resolve_conflicts() -> None:
+    """Replace rivals that `opentelemetry-instrument` loaded after us, or yield to them."""
     for queue in adapters():
-        _instrumentor(queue).settle()
+        _instrumentor(queue).resolve_conflicts()
 
 
 def _instrumentor(queue: str) -> QueueInstrumentor:
     if queue not in _INSTRUMENTORS:  # a stranger's adapter needs no class of its own
-        _INSTRUMENTORS[queue] = type(f"{queue}Instrumentor", (QueueInstrumentor,), {"queue": queue})
+        kind = type(f"{queue}Instrumentor", (QueueInstrumentor,), {"queue": queue})
+        return _INSTRUMENTORS.setdefault(queue, kind)()
     return _INSTRUMENTORS[queue]()
 
 

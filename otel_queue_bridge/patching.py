@@ -1,33 +1,43 @@
 """Patch a host library from outside: deferred, contained, and undone exactly.
 
 The only place where a failure of ours meets a call of the host. Whatever an advice does
-wrong is logged once for its hook; the call itself goes through untouched.
+wrong is logged once for its place; the call itself goes through untouched.
+
+A patched function is a plain function again, and a patched method a plain method: they are
+bound, pickled, copied and inspected as before.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
+import threading
+from contextlib import suppress
+from functools import partial, update_wrapper, wraps
+from importlib.machinery import ModuleSpec
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import wrapt
+import wrapt.importer
 
 from otel_queue_bridge.adapter import Call, Recorder
-from otel_queue_bridge.interrupts import expect, pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import ModuleType
 
     from otel_queue_bridge.adapter import Advice, Hook
-
-_logger = logging.getLogger("otel_queue_bridge")
+    from otel_queue_bridge.failures import Reports
 
 
 class _Recorder(Recorder, Protocol):
     def active(self) -> bool:
         """Tell whether there is anything to do in this context."""
+
+
+class UnsuitableTargetError(TypeError):
+    """What stands at a hook's place is nothing that could be advised."""
 
 
 class _Patch:
@@ -52,20 +62,17 @@ class _Patch:
                 setattr(self.owner, self.attribute, self._original)
 
 
-def _being_imported(module: ModuleType) -> bool:
-    return bool(getattr(module.__spec__, "_initializing", False))
-
-
 class Patches:
     """All that one adapter has patched; `undo` takes every bit of it back."""
 
-    def __init__(self, name: str, recorder: _Recorder, interrupts: tuple[str, ...] = ()) -> None:
-        self._name = name
-        self._recorder = recorder
+    def __init__(self, recorder: _Recorder, reports: Reports) -> None:
+        self.recorder = recorder
+        self.reports = reports
+        self._lock = threading.Lock()
         self._patches: list[_Patch] = []
         self._aliases: list[tuple[str, str, object, object]] = []
-        expect(interrupts)
-        self._reported: set[str] = set()
+        self._awaited: list[tuple[str, Callable[[ModuleType], None]]] = []
+        self._families: dict[type, list[_Family]] = {}
         self.on = True
 
     def install(self, hook: Hook) -> None:
@@ -82,37 +89,53 @@ class Patches:
         def replace(found: ModuleType) -> None:
             original = getattr(found, attribute)
 
+            @wraps(original)
             def replaced(*args: Any, **kwargs: Any) -> Any:
                 return (replacement if self.on else original)(*args, **kwargs)
 
-            self._patches.append(_Patch(found, attribute, original, replaced))
+            self.put(found, attribute, original, replaced)
 
         self._when_imported(module, target, replace)
 
-    def patch(self, owner: object, attribute: str, advice: Advice, *, always: bool = False) -> None:
+    def patch(self, owner: object, attribute: str, advice: Advice) -> None:
         """Advise one attribute of an object that appeared at run time; a second time is nothing."""
-        if not self.on or any(
-            patch.owner is owner and patch.attribute == attribute for patch in self._patches
-        ):
+        if any(patch.owner is owner and patch.attribute == attribute for patch in self._patches):
             return
         where = f"{getattr(owner, '__qualname__', type(owner).__qualname__)}.{attribute}"
-        original: Any
-        if isinstance(owner, type) or inspect.ismodule(owner):
-            original, maker = inspect.getattr_static(owner, attribute), None
-        else:  # what stands on an instance is not bound to it when called
-            original, maker = getattr(owner, attribute), Call(owner, (), {})
-        replacement = self._wrapped(where, original, advice, always=always, maker=maker)
-        self._patches.append(_Patch(owner, attribute, original, replacement))
+        self.put(owner, attribute, *self.advise(_Advised(self, where, advice), owner, attribute))
+
+    def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
+        """Return a function that runs this one, a callback for one call, inside the advice."""
+        advised: Callable[..., Any] = _Advised(self, advice.__qualname__, advice).around(function)
+        return advised
+
+    def enter_child(self) -> None:
+        """In a forked child: free what another thread may have held at the fork."""
+        self._lock = threading.Lock()
 
     def undo(self) -> None:
         """Restore everything, the latest first."""
-        self.on = False
-        for module, attribute, original, replacement in self._aliases:
-            found = sys.modules.get(module)
-            if found is not None and vars(found).get(attribute) is replacement:
-                setattr(found, attribute, original)
-        while self._patches:
-            self._patches.pop().undo()
+        with self._lock:
+            self.on = False
+            for module, imported in self._awaited:
+                _forget_import(module, imported)
+            self._awaited.clear()
+            for module, attribute, original, replacement in self._aliases:
+                found = sys.modules.get(module)
+                if found is not None and vars(found).get(attribute) is replacement:
+                    setattr(found, attribute, original)
+            self._aliases.clear()
+            while self._patches:
+                self._patches.pop().undo()
+            self._families.clear()
+
+    def put(self, owner: object, attribute: str, original: object, replacement: object) -> bool:
+        """Replace it; False if all was undone meanwhile."""
+        # Under the lock nothing of the host runs, so that no import can wait for it.
+        with self._lock:
+            if self.on:
+                self._patches.append(_Patch(owner, attribute, original, replacement))
+            return self.on
 
     def _when_imported(
         self, module: str, where: str, install: Callable[[ModuleType], None]
@@ -123,122 +146,247 @@ class Patches:
             try:
                 install(found)
             except Exception as error:  # noqa: BLE001 - a library that moved its parts runs on
-                self._report(where, error)
+                why = f" ({error})" if isinstance(error, UnsuitableTargetError) else ""
+                self.reports.report(where, error, f"it stays as it is{why}")
 
-        if module in sys.modules:
-            imported(sys.modules[module])
-        else:
+        found = sys.modules.get(module)
+        if found is None:
+            self._awaited.append((module, imported))
             wrapt.register_post_import_hook(imported, module)
+        elif not _at_the_end_of_import(found, imported):
+            imported(found)
 
     def _install(self, hook: Hook, module: ModuleType, path: str) -> None:
         if hook.find is not None:
-            for owner, attribute in hook.find(module):
-                self.patch(owner, attribute, hook.advice, always=hook.always)
+            for found, name in hook.find(module):
+                self.patch(found, name, hook.advice)
             return
         parent, _, attribute = path.rpartition(".")
-        holder: Any = module
+        owner: Any = module
         for name in parent.split(".") if parent else ():
-            holder = getattr(holder, name)
-        original = inspect.getattr_static(holder, attribute)
-        advice = self._factory(hook) if hook.factory else hook.advice
-        always = hook.factory or hook.always
-        replacement = self._wrapped(hook.target, original, advice, always=always)
-        self._patches.append(_Patch(holder, attribute, original, replacement))
-        for alias in hook.aliases:
-            self._alias(alias, original, replacement)
+            owner = getattr(owner, name, None) if hook.optional else getattr(owner, name)
+        if hook.overrides:
+            self._cover(_Family(self, hook, owner, attribute))
+            return
+        if hook.optional and not hasattr(owner, attribute):
+            return
+        if hook.factory:
+            advised = _Advised(self, hook.target, self._factory(hook), always=True)
+        else:
+            advised = _Advised(self, hook.target, hook.advice)
+        original, replacement = self.advise(advised, owner, attribute)
+        if self.put(owner, attribute, original, replacement):
+            for alias in hook.aliases:
+                self._alias(alias, original, replacement)
 
     def _alias(self, alias: str, original: object, replacement: object) -> None:
         module, _, attribute = alias.partition(":")
         self._aliases.append((module, attribute, original, replacement))
 
         def rebind(found: ModuleType) -> None:
-            # Imported after the patch, or still being imported, it takes the replacement by itself.
-            if vars(found).get(attribute) is original:
+            # Imported after the patch, it has taken the replacement by itself.
+            held = getattr(found, attribute)
+            if held is original:
                 setattr(found, attribute, replacement)
-            elif attribute not in vars(found) and not _being_imported(found):
-                raise AttributeError(attribute)
 
         self._when_imported(module, alias, rebind)
 
     def _factory(self, hook: Hook) -> Advice:
         def advice(call: Call, _: Recorder) -> Generator[None, None, None]:
             yield
-            call.result = self._wrapped(hook.target, call.result, hook.advice, maker=call)
+            if call.error is None:
+                advised = _Advised(self, hook.target, hook.advice, maker=call)
+                call.result = advised.around(call.result)
 
         return advice
 
-    def advised(
-        self, where: str, function: Callable[..., Any], advice: Advice
-    ) -> Callable[..., Any]:
-        """Return a function that runs this one, a callback for one call, inside the advice."""
+    def _cover(self, family: _Family) -> None:
+        """Patch a method wherever it is defined below its class, now and in time to come."""
+        base = family.base
+        families = self._families.setdefault(base, [])
+        families.append(family)
+        if len(families) == 1:
+            self._watch_subclasses(base)
+        classes = [base]
+        for one in classes:
+            family.appear(one)
+            classes.extend(one.__subclasses__())
+        family.check()
 
-        def advised(*args: Any, **kwargs: Any) -> Any:  # a wrapt wrapper costs more than it runs
-            if not (self.on and self._active(where)):
-                return function(*args, **kwargs)
-            return self._run(where, function, advice, Call(None, args, kwargs))
+    def _watch_subclasses(self, base: Any) -> None:
+        own = vars(base).get("__init_subclass__")
 
-        return advised
+        def init_subclass(cls: Any, /, **kwargs: Any) -> None:
+            if own is None:
+                super(base, cls).__init_subclass__(**kwargs)
+            else:
+                own.__get__(None, cls)(**kwargs)
+            for family in tuple(self._families.get(base, ())) if self.on else ():
+                try:
+                    family.appear(cls)
+                except Exception as error:  # noqa: BLE001, PERF203 - the host's class is made
+                    self.reports.report(cls.__qualname__, error, "it stays as it is")
 
-    def _wrapped(
+        original = inspect.getattr_static(base, "__init_subclass__")
+        self.put(base, "__init_subclass__", original, classmethod(init_subclass))
+
+    def advise(self, advised: _Advised, owner: object, attribute: str) -> tuple[Any, Any]:
+        """Return what stands there, and what is to stand in its place."""
+        if not (isinstance(owner, type) or inspect.ismodule(owner)):
+            # What stands on an instance is not bound to it when called.
+            original = getattr(owner, attribute)
+            advised.maker = Call(owner, (), {})
+            return original, advised.around(original)
+        original = inspect.getattr_static(owner, attribute)
+        if isinstance(original, staticmethod):
+            return original, staticmethod(advised.around(original.__func__))
+        if isinstance(original, classmethod):
+            return original, classmethod(advised.around_method(original.__func__))
+        if isinstance(owner, type):
+            return original, advised.around_method(original)
+        return original, advised.around(original)
+
+
+class _Family:
+    """One method and its overrides: a call of one that calls its parent's is one call."""
+
+    def __init__(self, patches: Patches, hook: Hook, base: type, attribute: str) -> None:
+        self.base = base
+        self._patches = patches
+        self._hook = hook
+        self._attribute = attribute
+        self._members: dict[type, object] = {}
+
+    def appear(self, cls: type) -> None:
+        """Patch what defines the method for this class: itself, or what it is mixed with."""
+        above = self.base.__mro__[1:]
+        for kind in cls.__mro__:
+            if kind in above or self._attribute not in vars(kind):
+                continue
+            advised = _Advised(self._patches, self._hook.target, self._hook.advice, family=self)
+            advised.owner = kind
+            if self._members.setdefault(kind, advised) is advised:  # and no other thread's
+                found = self._patches.advise(advised, kind, self._attribute)
+                self._patches.put(kind, self._attribute, *found)
+
+    def check(self) -> None:
+        """Complain of a library that has moved its method: no class has it so far."""
+        if not (self._members or self._hook.optional):
+            raise AttributeError(self._attribute)
+
+    def is_parents(self, owner: type | None, instance: object) -> bool:
+        """Tell whether a call comes from the override of a subclass, which has been advised."""
+        kind = instance if isinstance(instance, type) else type(instance)
+        if kind is owner:
+            return False
+        if not issubclass(kind, self.base):  # of a class that is mixed in elsewhere, too
+            return True
+        return next((one for one in kind.__mro__ if one in self._members), owner) is not owner
+
+
+class _Advised:
+    """One function, and the advice that runs around it."""
+
+    def __init__(  # noqa: PLR0913 - made in this module only
         self,
+        patches: Patches,
         where: str,
-        original: Any,
         advice: Advice,
         *,
         always: bool = False,
         maker: Call | None = None,
-    ) -> Any:
-        """Wrap a function of either kind: the one place where sync and async part."""
+        family: _Family | None = None,
+    ) -> None:
+        self._patches = patches
+        self._where = where
+        self._advice = advice
+        self._always = always
+        self._family = family
+        self.maker = maker
+        """Of a factory's product, the factory's call; of an instance's attribute, the instance."""
+        self.owner: type | None = None
 
-        def call_of(instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-            return Call(instance if maker is None else maker.instance, args, kwargs, maker)
+    def around(self, function: Any) -> Any:
+        """Return a function that stands for one that is bound to nothing."""
+        _check(function)
+        instance = None if self.maker is None else self.maker.instance
 
-        def around_async(
-            wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> Any:
-            # Called now and run when awaited, as ever: arguments that do not fit are refused here.
-            pending = wrapped(*args, **kwargs)
-            if not (self.on and (always or self._active(where))):
-                return pending
-            call = call_of(instance, args, kwargs)
-            return self._run_async(where, wrapped, pending, advice, call)
+        if inspect.iscoroutinefunction(function):
 
-        def around(
-            wrapped: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> Any:
-            if not (self.on and (always or self._active(where))):
-                return wrapped(*args, **kwargs)
-            return self._run(where, wrapped, advice, call_of(instance, args, kwargs))
+            def called_soon(*args: Any, **kwargs: Any) -> Any:
+                # Called now and run when awaited: arguments that do not fit are refused here.
+                pending = function(*args, **kwargs)
+                if not self._wanted(instance):
+                    return pending
+                call = Call(instance, args, kwargs, self.maker)
+                return self._run_async(function, pending, call)
 
-        function = getattr(original, "__func__", original)
-        is_async = inspect.iscoroutinefunction(function)
-        return wrapt.FunctionWrapper(original, around_async if is_async else around)
+            return _in_place_of(function, _coroutine_function(called_soon))
 
-    def _active(self, where: str) -> bool:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if not self._wanted(instance):
+                return function(*args, **kwargs)
+            return self._run(function, Call(instance, args, kwargs, self.maker))
+
+        return _in_place_of(function, called)
+
+    def around_method(self, function: Any) -> Any:
+        """Return a function that is bound like this one, to an instance or a class."""
+        _check(function)
+        is_plain = type(function) is FunctionType
+
+        def bound(instance: object) -> Any:
+            # Somebody else's wrapper may tell by being bound who is called.
+            return partial(function, instance) if is_plain else _bound(function, instance)
+
+        if inspect.iscoroutinefunction(function):
+
+            def called_soon(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+                method = bound(instance)
+                pending = method(*args, **kwargs)
+                if not self._wanted(instance):
+                    return pending
+                return self._run_async(method, pending, Call(instance, args, kwargs))
+
+            return _in_place_of(function, _coroutine_function(called_soon))
+
+        def called(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if is_plain and not self._wanted(instance):
+                return function(instance, *args, **kwargs)
+            method = bound(instance)
+            if not is_plain and not self._wanted(instance):
+                return method(*args, **kwargs)
+            return self._run(method, Call(instance, args, kwargs))
+
+        return _in_place_of(function, called)
+
+    def _wanted(self, instance: object) -> bool:
+        if not self._patches.on:
+            return False
         try:
-            return self._recorder.active()
+            if self._family is not None and self._family.is_parents(self.owner, instance):
+                return False
+            return self._always or self._patches.recorder.active()
         except Exception as error:  # noqa: BLE001 - containment
-            self._contain(where, error)
+            self._contain(error)
             return False
 
-    def _run(self, where: str, function: Any, advice: Advice, call: Call) -> Any:
-        running = self._begin(where, advice, call)
+    def _run(self, function: Any, call: Call) -> Any:
+        running = self._begin(call)
         if running is None:
             return function(*call.args, **call.kwargs)
         try:
             result = call.result = function(*call.args, **call.kwargs)
         except BaseException as error:
             call.error = error
-            self._finish(where, running)
+            self._finish(running)
             call.error = None  # else the error's own traceback would keep it alive, and its frames
             raise
-        return call.result if self._finish(where, running) else result
+        return call.result if self._finish(running) else result
 
-    async def _run_async(
-        self, where: str, function: Any, pending: Any, advice: Advice, call: Call
-    ) -> Any:
+    async def _run_async(self, function: Any, pending: Any, call: Call) -> Any:
         args, kwargs = call.args, call.kwargs
-        running = self._begin(where, advice, call)
+        running = self._begin(call)
         if call.args is not args or call.kwargs is not kwargs:
             pending.close()
             pending = function(*call.args, **call.kwargs)
@@ -248,49 +396,104 @@ class Patches:
             result = call.result = await pending
         except BaseException as error:
             call.error = error
-            self._finish(where, running)
+            self._finish(running)
             call.error = None  # else the error's own traceback would keep it alive, and its frames
             raise
-        return call.result if self._finish(where, running) else result
+        return call.result if self._finish(running) else result
 
-    def _begin(self, where: str, advice: Advice, call: Call) -> Generator[None, None, None] | None:
+    def _begin(self, call: Call) -> Generator[None, None, None] | None:
         """Run the advice up to its yield; None if there is nothing to come after the call."""
         args, kwargs = call.args, call.kwargs
         try:
-            running = advice(call, self._recorder)
-            if running is not None:
-                next(running)
+            running = self._advice(call, self._patches.recorder)
+            if running is None:
+                return None
+            for _ in running:
                 return running
-        except StopIteration:
-            call.args, call.kwargs = args, kwargs
         except Exception as error:  # noqa: BLE001 - containment
-            self._contain(where, error)
-            call.args, call.kwargs = args, kwargs
+            self._contain(error)
+        call.args, call.kwargs = args, kwargs
         return None
 
-    def _finish(self, where: str, running: Generator[None, None, None]) -> bool:
+    def _finish(self, running: Generator[None, None, None]) -> bool:
         """Run the rest of the advice; False if it failed."""
         try:
-            next(running)
-            running.close()
-        except StopIteration:
-            return True
+            for _ in running:
+                running.close()
         except Exception as error:  # noqa: BLE001 - containment
-            self._contain(where, error)
+            self._contain(error)
             return False
         return True
 
-    def _contain(self, where: str, error: Exception) -> None:
-        pass_on(error)
-        self._report(where, error)
+    def _contain(self, error: Exception) -> None:
+        self._patches.reports.report(self._where, error, "the call went through without telemetry")
 
-    def _report(self, where: str, error: Exception) -> None:
-        if where not in self._reported:
-            self._reported.add(where)
-            # The error's text may quote a task's arguments; its type and place do not.
-            _logger.warning(
-                "%s: %s at %s; the call went through without telemetry, and this is logged once",
-                self._name,
-                type(error).__name__,
-                where,
-            )
+
+def _check(function: Any) -> None:
+    """Refuse what only looks like a function."""
+    if not callable(function) or isinstance(function, type):
+        raise UnsuitableTargetError(f"a {type(function).__name__} and no function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UnsuitableTargetError("a generator function, whose body runs after the call")
+
+
+def _bound(function: Any, instance: object) -> Any:
+    binds = getattr(type(function), "__get__", None)
+    return function if binds is None else binds(function, instance, type(instance))
+
+
+def _in_place_of(function: Any, replacement: Any) -> Any:
+    """Make the replacement look like the function."""
+    update_wrapper(replacement, function)
+    with suppress(TypeError, ValueError):  # not every callable has one
+        replacement.__signature__ = inspect.signature(function)  # for `inspect.getfullargspec`
+    return replacement
+
+
+def _coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function that returns a coroutine taken for what an `async def` makes."""
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+
+    @wraps(function)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    return awaited
+
+
+def _at_the_end_of_import(module: ModuleType, ready: Callable[[ModuleType], None]) -> bool:
+    """Call back when an import that is under way has ended; False if none is.
+
+    wrapt knows only imports that begin later. The import system notes the end in the module's
+    spec (`importlib._bootstrap._load_unlocked`), so that is where we hear of it, in the thread
+    that imports.
+    """
+    spec: Any = getattr(module, "__spec__", None)
+    plain = type(spec)
+    if not issubclass(plain, ModuleSpec) or not getattr(spec, "_initializing", False):
+        return False
+
+    class Telling(plain):  # type: ignore[misc, valid-type]
+        @property
+        def _initializing(self) -> bool:
+            return True
+
+        @_initializing.setter
+        def _initializing(self, value: bool) -> None:
+            self.__class__ = plain
+            self._initializing = value
+            if sys.modules.get(module.__name__) is module:  # and the import did not fail
+                ready(module)
+
+    spec.__class__ = Telling
+    return True
+
+
+def _forget_import(module: str, imported: Callable[[ModuleType], None]) -> None:
+    """Take a callback back; wrapt (2.5) offers no way to do that."""
+    hooks: dict[str, list[Any]] = getattr(wrapt.importer, "_post_import_hooks", {})
+    with suppress(KeyError, ValueError):
+        hooks[module].remove(imported)
+        if not hooks[module]:
+            del hooks[module]

@@ -1,7 +1,7 @@
 """Carry the trace through a queue: inject, and extract to a parent and links.
 
-The propagators are OpenTelemetry's own. Ours are only the two time stamps beside their
-fields, and the mark of a carrier that a dispatch has already taken over.
+The propagators are OpenTelemetry's. We add two time stamps beside their fields, and a mark
+once a dispatch has taken the carrier over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import INVALID_SPAN, Link
 
-from otel_queue_bridge.interrupts import pass_on
+from otel_queue_bridge.failures import pass_on
 
 if TYPE_CHECKING:
     from otel_queue_bridge.adapter import Task
@@ -27,9 +27,9 @@ SUBMITTED = "otel-submitted"
 PLANNED = "otel-planned"
 """When the task is planned to start, if later; seconds since the epoch."""
 DISPATCHED = "otel-dispatched"
-"""Present once the carrier holds a dispatch instead of the submit; `once`: of one execute."""
+"""Present once the carrier holds a dispatch instead of the submit; `once`: for one execute."""
 _EXECUTE_ID = 0x9E3779B97F4A7C15
-"""Makes the span id of a dispatch's one execute from the dispatch's own."""
+"""Combined with the dispatch's span id, it gives the span id of the one execute that follows."""
 _FAR_FUTURE = 1e11
 _OWN = frozenset({SUBMITTED, PLANNED, DISPATCHED})
 
@@ -62,19 +62,19 @@ def _text(value: object) -> str | None:
 
 
 class Origin:
-    """Where an operation comes from: its context, links, and the times in its carrier."""
+    """Where an operation comes from, as its carrier says; a carrier is read once for each."""
 
-    __slots__ = ("context", "links", "span_id", "submitted")
+    __slots__ = ("context", "due", "links", "span_id")
 
     def __init__(
-        self, context: Context, links: tuple[Link, ...] = (), submitted: float | None = None
+        self, context: Context, links: tuple[Link, ...] = (), due: float | None = None
     ) -> None:
         self.context = context
         self.links = links
-        self.submitted = submitted
+        self.due = due
         """When the task became due: the latest of submit and plans, seconds since the epoch."""
         self.span_id: int | None = None
-        """The one that the execute must have."""
+        """The span id that the execute must have."""
 
 
 class Propagation:
@@ -135,17 +135,17 @@ class Propagation:
         """Return a submit's context: the caller's, else what the caller left in the carrier."""
         if not task.carrier or trace.get_current_span(current).get_span_context().is_valid:
             return current
-        return self._read(task.carrier, current)[1]
+        return self._first((task.carrier,), current)[1]
 
     def origin(self, task: Task, current: Context) -> Origin:
         """Return where a dispatch or execute comes from, as `relation` wants it."""
         if task.carrier is None:
             return self._related(current, delay=0.0)
-        carrier, context = self._read(task.carrier, Context())
+        carrier, context = self._first((task.carrier, *task.other_carriers), Context())
         submitted, due = _times(carrier)
         dispatched = _getter.get(carrier, DISPATCHED)
         if dispatched:
-            origin = Origin(context, submitted=_later(due, task.eta))
+            origin = Origin(context, due=_later(due, task.eta))
             if dispatched == ["once"]:
                 dispatch = trace.get_current_span(context).get_span_context()
                 # Zero, from a carrier that lost its trace on the way, names no dispatch.
@@ -153,18 +153,18 @@ class Propagation:
             return origin
         delay = 0.0 if due is None or submitted is None else due - submitted
         origin = self._related(context, delay)
-        origin.submitted = _later(due, task.eta)
+        origin.due = _later(due, task.eta)
         return origin
 
     def extract(self, carrier: object) -> Context:
         """Return the operation that the carrier holds, whatever `relation` makes of it."""
-        return self._read(carrier, Context())[1]
+        return self._first((carrier,), Context())[1]
 
     def due(self, task: Task) -> float | None:
         """Return when the task became due, in seconds since the epoch, if its carrier tells."""
         if task.carrier is None:
             return None
-        return _later(_times(self._held(task.carrier))[1], task.eta)
+        return _later(_times(self._holding((task.carrier, *task.other_carriers)))[1], task.eta)
 
     def _related(self, context: Context, delay: float) -> Origin:
         if self._relation == "child" and delay <= self._link_after:
@@ -176,9 +176,11 @@ class Propagation:
             return Origin(context)
         return Origin(context, (Link(remote.get_span_context()),))
 
-    def _read(self, carriers: object, context: Context) -> tuple[Mapping[Any, Any], Context]:
-        """Extract from the first carrier that holds a trace."""
-        carrier = self._held(carriers)
+    def _first(
+        self, carriers: tuple[object, ...], context: Context
+    ) -> tuple[Mapping[Any, Any], Context]:
+        """Return the first carrier that holds a trace, and what was extracted from it."""
+        carrier = self._holding(carriers)
         found = self._extract(carrier, context)
         if trace.get_current_span(found).get_span_context().is_valid:
             return carrier, found
@@ -191,7 +193,7 @@ class Propagation:
                 return lowered, self._extract(lowered, context)
         return carrier, found
 
-    def _held(self, carriers: object) -> Mapping[Any, Any]:
+    def _holding(self, carriers: tuple[object, ...]) -> Mapping[Any, Any]:
         """Return the first carrier that holds something of ours or of the propagator's."""
         exact = self._fields()[1]
         for carrier in _mappings(carriers):
@@ -207,10 +209,9 @@ class Propagation:
             return context
 
 
-def _mappings(carriers: object) -> list[Mapping[Any, Any]]:
-    candidates = carriers if isinstance(carriers, tuple) else (carriers,)
+def _mappings(carriers: tuple[object, ...]) -> list[Mapping[Any, Any]]:
     # An exact dict first: asking an abstract class costs as much as all the rest of this.
-    return [one for one in candidates if type(one) is dict or isinstance(one, Mapping)]
+    return [one for one in carriers if type(one) is dict or isinstance(one, Mapping)]
 
 
 def _times(carrier: Mapping[Any, Any]) -> tuple[float | None, float | None]:

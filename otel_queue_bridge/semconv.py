@@ -69,6 +69,8 @@ def status_attribute(naming: Naming) -> str:
 class Metric(NamedTuple):
     """One metric in the three vocabularies; an empty name: the vocabulary has none for it."""
 
+    key: str
+    """Its name among ours, whatever the vocabulary."""
     task: str
     system: str
     messaging: str
@@ -87,6 +89,7 @@ class Metric(NamedTuple):
 
 
 SUBMITTED = Metric(
+    "submitted",
     "task.submitted",
     "tasks.submitted",
     "messaging.client.sent.messages",
@@ -94,6 +97,7 @@ SUBMITTED = Metric(
     "Tasks handed over to a queue",
 )
 DISPATCHED = Metric(
+    "dispatched",
     "task.dispatched",
     "tasks.dispatched",
     "messaging.client.consumed.messages",
@@ -101,10 +105,18 @@ DISPATCHED = Metric(
     "Attempts that workers took from a queue",
 )
 COMPLETED = Metric(
-    "task.completed", "tasks.completed", "", "{task}", "Tasks that ended for good, by status"
+    "completed",
+    "task.completed",
+    "tasks.completed",
+    "",
+    "{task}",
+    "Tasks that ended for good, by status",
 )
-RETRIED = Metric("task.retried", "tasks.retried", "", "{task}", "Attempts that will be tried again")
+RETRIED = Metric(
+    "retried", "task.retried", "tasks.retried", "", "{task}", "Attempts that will be tried again"
+)
 DURATION = Metric(
+    "duration",
     "task.duration",
     "tasks.duration",
     "messaging.process.duration",
@@ -112,12 +124,23 @@ DURATION = Metric(
     "Time that an attempt took, by status",
 )
 WAIT = Metric(
-    "task.wait", "tasks.wait", "", "s", "Time in the queue before an attempt, beyond planned delay"
+    "wait",
+    "task.wait",
+    "tasks.wait",
+    "",
+    "s",
+    "Time in the queue before an attempt, beyond planned delay",
 )
 SUBMIT_DURATION = Metric(
-    "", "", "messaging.client.operation.duration", "s", "Time that a submit took"
+    "submit_duration",
+    "",
+    "",
+    "messaging.client.operation.duration",
+    "s",
+    "Time that a submit took",
 )
 WORKERS = Metric(
+    "workers",
     "task.workers.active",
     "workers.active",
     "",
@@ -125,8 +148,14 @@ WORKERS = Metric(
     "Workers connected and able to run tasks, busy or not",
 )
 DEPTH = Metric(
-    "task.queue.depth", "queue.depth", "", "{task}", "Tasks that wait ready at the broker"
+    "depth", "task.queue.depth", "queue.depth", "", "{task}", "Tasks that wait ready at the broker"
 )
+
+COUNTERS = (SUBMITTED, DISPATCHED, COMPLETED, RETRIED)
+RECORDED = {metric.key: metric for metric in (*COUNTERS, DURATION, WAIT, SUBMIT_DURATION)}
+"""What is counted or measured of a task, by key."""
+OVERFLOW = "otel.metric.overflow"
+"""Of the one point that holds what has no room; the name is the metrics SDK specification's."""
 
 BUCKETS = (
     *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),

@@ -9,7 +9,7 @@ import pytest
 from tests.servers import Processes, RabbitMQ, Valkey
 
 if TYPE_CHECKING:
-    from otel_queue_bridge.cli.receiver import Receiver
+    from otel_queue_bridge.otlp import Receiver
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 @pytest.fixture
 def receiver() -> Iterator["Receiver"]:
-    from otel_queue_bridge.cli.receiver import Receiver
+    from otel_queue_bridge.otlp import Receiver
 
     with Receiver() as receiver:
         yield receiver

@@ -114,7 +114,7 @@ def test_every_module_has_its_place():
         ("adapters.celery", "import celery"),
         ("adapters.celery", "from otel_queue_bridge.adapters.rq import adapter"),
         ("patching", "try:\n    from kombu import Connection\nexcept ImportError:\n    pass"),
-        ("testing", "from otel_queue_bridge.cli.receiver import Receiver"),
+        ("testing", "from otel_queue_bridge.otlp import Receiver"),
         ("", "from otel_queue_bridge.cli import main"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_wrong_import_is_found(module, source):
         ("adapters.celery", "def read(task):\n    import celery"),
         ("adapters.celery.workers", "from .tasks import read"),
         ("adapters.celery", "if TYPE_CHECKING:\n    import celery"),
-        ("testing", "def receiver():\n    from otel_queue_bridge.cli.receiver import Receiver"),
+        ("testing", "def receiver():\n    from otel_queue_bridge.otlp import Receiver"),
         ("cli.demo", "from otel_queue_bridge.cli import receiver\nimport otel_queue_bridge.config"),
     ],
 )

@@ -19,7 +19,7 @@ import pytest
 from otel_queue_bridge.cli import CommandError, main
 from otel_queue_bridge.cli.demo import QUEUES, REQUEST, send_order
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
-from otel_queue_bridge.cli.receiver import Span
+from otel_queue_bridge.otlp import Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

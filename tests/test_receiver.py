@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-from otel_queue_bridge.cli.receiver import Receiver, to_otlp_json
+from otel_queue_bridge.otlp import Receiver, to_otlp_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

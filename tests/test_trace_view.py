@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from otel_queue_bridge.cli.layout import duration, rows
-from otel_queue_bridge.cli.receiver import Event, Link, Span
+from otel_queue_bridge.otlp import Event, Link, Span
 from otel_queue_bridge.cli.tree import trace_tree
 from otel_queue_bridge.cli.waterfall import waterfall
 

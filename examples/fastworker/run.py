@@ -22,7 +22,7 @@ from rich.console import Console
 from otel_queue_bridge.cli import CommandError
 from otel_queue_bridge.cli.demo import is_noise
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from otel_queue_bridge.cli.tree import trace_tree
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from otel_queue_bridge import semconv
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otel_queue_bridge.cli.receiver import Span
+    from otel_queue_bridge.otlp import Span
 
 _UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3))
 

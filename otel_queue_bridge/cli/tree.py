@@ -13,7 +13,7 @@ from otel_queue_bridge.cli.layout import Axis, duration, remarks, rows, services
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otel_queue_bridge.cli.receiver import Span
+    from otel_queue_bridge.otlp import Span
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 _SHORTEST = 0.02

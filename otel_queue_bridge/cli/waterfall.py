@@ -12,7 +12,7 @@ from otel_queue_bridge.cli.layout import Axis, Row, duration, remarks, rows, ser
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from otel_queue_bridge.cli.receiver import Span
+    from otel_queue_bridge.otlp import Span
 
 _COLOURS = ("#4c82ee", "#e0862b", "#23a28e", "#9a6cf0", "#e0609b", "#8f9f30", "#3aa0c9", "#b5794a")
 

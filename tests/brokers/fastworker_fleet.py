@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from typing_extensions import Self
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.shop import ROOT
 from tests.contract.rig import BIN, Caller
 from tests.fastworker import ControlPlane

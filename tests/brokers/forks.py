@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from otel_queue_bridge.cli.receiver import Point, Receiver
+from otel_queue_bridge.otlp import Point, Receiver
 from tests.brokers.shop import ROOT, Shop
 from tests.servers import Processes, otel_env
 

@@ -14,7 +14,7 @@ from redis import Redis
 from rq import Queue
 from rq.job import Job
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.shop import ROOT, paths
 from tests.contract.rig import Caller
 from tests.servers import LIMIT, Process, Processes, otel_env

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.servers import LIMIT, Process, Processes, otel_env
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.shop import Shop
 from tests.servers import Processes, wait_until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_queue_bridge.cli.receiver import Receiver
+from otel_queue_bridge.otlp import Receiver
 from tests.brokers.forks import ROOT, SCOPE, Forking, instances
 from tests.servers import LIMIT, Processes, free_port
 

@@ -9,7 +9,7 @@ import kombu
 import pytest
 import redis
 
-from otel_queue_bridge.cli.receiver import Receiver
+from otel_queue_bridge.otlp import Receiver
 from tests.brokers.forks import Forking, of_metric
 from tests.servers import LIMIT, Process, Processes, Valkey, wait_until
 

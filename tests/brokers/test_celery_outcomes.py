@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.shop import ROOT, paths
 from tests.servers import LIMIT, Processes, otel_env
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.shop import SECRET, Shop, paths
 from tests.servers import Processes, RabbitMQ, Valkey
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from dramatiq.middleware import Retries
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.shop import ROOT, SECRET, paths
 from tests.servers import LIMIT, Processes, otel_env
 

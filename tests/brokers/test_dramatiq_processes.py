@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import pytest
 
-from otel_queue_bridge.cli.receiver import Point, Receiver, Span
+from otel_queue_bridge.otlp import Point, Receiver, Span
 from tests.brokers.forks import instances, of_metric, totals
 from tests.brokers.shop import ROOT, Shop
 from tests.servers import Process, Processes, otel_env

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from otel_queue_bridge.cli.receiver import Span
+from otel_queue_bridge.otlp import Span
 from tests.brokers.fastworker_fleet import (
     APP,
     LATE,

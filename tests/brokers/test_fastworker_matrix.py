@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.servers import LIMIT, Process, Processes, otel_env
 
 pytestmark = pytest.mark.skipif(not find_spec("fastworker"), reason="FastWorker needs Python 3.12")

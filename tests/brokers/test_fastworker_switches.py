@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_queue_bridge.cli.receiver import Receiver
+from otel_queue_bridge.otlp import Receiver
 from otel_queue_bridge.instrumentor import adapters
 from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from otel_queue_bridge.cli.receiver import Span
+from otel_queue_bridge.otlp import Span
 from tests.brokers.fastworker_fleet import (
     Fleet,
     Plane,

@@ -11,7 +11,7 @@ import pytest
 import rq.job
 import rq.worker
 
-from otel_queue_bridge.cli.receiver import Receiver
+from otel_queue_bridge.otlp import Receiver
 from tests.brokers.rq_fleet import FLUSH, Finished, Fleet, complaints, unclean
 from tests.servers import LIMIT, Processes, Valkey
 

@@ -8,7 +8,7 @@ from rq import Queue, Retry
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from otel_queue_bridge.cli.receiver import Receiver
+from otel_queue_bridge.otlp import Receiver
 from tests.brokers.rq_fleet import Fleet, complaints, end, unclean
 from tests.brokers.rq_hostile_app import Watched, Zipped
 from tests.servers import Processes, Valkey

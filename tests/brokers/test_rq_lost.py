@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from otel_queue_bridge.cli.receiver import Receiver
+from otel_queue_bridge.otlp import Receiver
 from tests.brokers.rq_fleet import FLUSH, Fleet, complaints, end, instances, unclean
 from tests.servers import Processes, Valkey, wait_until
 

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from rq.job import JobStatus
 
-from otel_queue_bridge.cli.receiver import Receiver, Span, read_spans
+from otel_queue_bridge.otlp import Receiver, Span, read_spans
 from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
 from tests.servers import LIMIT, Processes, Valkey, free_port, wait_until
 

@@ -10,7 +10,7 @@ import pytest
 import rq
 from redis import Redis
 
-from otel_queue_bridge.cli.receiver import Receiver, Span
+from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
 from tests.brokers.shop import SECRET, paths
 from tests.servers import Processes, Valkey

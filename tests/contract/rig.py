@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
-from otel_queue_bridge.cli.receiver import Point, Receiver, Span
 from otel_queue_bridge.instrumentor import adapters
+from otel_queue_bridge.otlp import Point, Receiver, Span
 from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 
 BIN = Path(sys.executable).parent

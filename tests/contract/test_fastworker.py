@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import pytest
 
-from otel_queue_bridge.testing import AdapterContract
+from otel_queue_bridge.testing.contract import AdapterContract
 from tests.contract.rig import Fleet, Library, Submitted
 from tests.fastworker import ControlPlane, Mute
 

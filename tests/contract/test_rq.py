@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from otel_queue_bridge.testing import AdapterContract
+from otel_queue_bridge.testing.contract import AdapterContract
 from tests.contract.rig import NOWHERE, Fleet, Library
 from tests.servers import Valkey
 

@@ -12,7 +12,7 @@ adapter = Adapter(
     system="celery",
     instruments=("celery >= 5.3, < 6",),
     rivals=("opentelemetry.instrumentation.celery:CeleryInstrumentor",),
-    interrupts=("SoftTimeLimitExceeded",),
+    interrupts=("billiard.exceptions:SoftTimeLimitExceeded",),
     hooks=(
         Hook("celery.app.amqp:AMQP._create_task_sender", submit.submit, factory=True),
         Hook("celery._state", submit.submit, find=submit.cached_senders),

@@ -1,6 +1,6 @@
-"""One run in the pool, as the worker's main process hears of it: what no child can tell.
+"""One run in the pool, as the worker's main process learns of it.
 
-Here it is counted, and reported where the child is dead.
+Here its end is counted, and a child that died is reported for.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from otel_queue_bridge.adapter import (
 from otel_queue_bridge.adapters.celery.outcome import classified, interrupted
 
 
-class Attempt:
-    """One run in the pool, as the worker's main process hears of it; both ways only once."""
+class PoolAttempt:
+    """One run in the pool: its end is counted once, whichever callbacks report it."""
 
     def __init__(self, request: Any, task: Task) -> None:
         self._request = request
         self._task = task
         self._over = False
 
-    def ran(self, call: Call, recorder: Recorder) -> None:
+    def finish(self, call: Call, recorder: Recorder) -> None:
         """Count what the child reports: a triple of failed or not, value, and run time."""
         if not isinstance(call.args[0], tuple):  # a pool without children, left by SystemExit
             error = cause(call.args[0])
@@ -38,20 +38,20 @@ class Attempt:
             return
         is_failure, value, runtime = call.args[0]
         if is_failure and isinstance(cause(value), SystemExit):
-            return  # billiard 4.3 tells it twice: the loss of the child comes next
+            return  # billiard 4.3 reports it twice: the loss of the child comes next
         if is_failure:
             outcome = classified(self._request.task, cause(value))
-        else:  # a green pool's terminated task tells False and nothing else; Celery itself tells 0
+        else:  # a green pool reports a terminated task as False and nothing else; Celery itself, 0
             outcome = CANCELLED if is_failure is False and value is runtime is None else SUCCESS
         self._count(recorder, outcome, runtime or None)
 
-    def timed_out(self, _: Call, recorder: Recorder) -> None:
-        """Count what gevent's pool reports by this callback alone; a lost child is told besides."""
+    def time_out(self, _: Call, recorder: Recorder) -> None:
+        """Count what gevent's pool reports by this callback alone; prefork reports a loss, too."""
         error = sys.exc_info()[1]
         if error is not None:
             self._count(recorder, interrupted(self._request.task, error), None)
 
-    def lost(self, call: Call, recorder: Recorder) -> None:
+    def lose(self, call: Call, recorder: Recorder) -> None:
         """Report what the child could not: it was killed, or ended by itself."""
         if self._over:
             return

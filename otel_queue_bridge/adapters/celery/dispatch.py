@@ -11,8 +11,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, REJECTED, Call, Recorder, Task
-from otel_queue_bridge.adapters.celery.attempt import Attempt
-from otel_queue_bridge.adapters.celery.reading import carriers, queue, requested, server
+from otel_queue_bridge.adapters.celery.attempt import PoolAttempt
+from otel_queue_bridge.adapters.celery.reading import queue, requested, server
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,12 +34,12 @@ def hand_over(call: Call, recorder: Recorder) -> None:
     operation = recorder.dispatch(task, start_time=start_time(request))
     operation.inject(request.request_dict, once=True)
     operation.end()
-    attempt = Attempt(request, task)
+    attempt = PoolAttempt(request, task)
     request.otel_attempt = weakref.ref(attempt)  # the callbacks hold it; no cycle
     call.kwargs = call.kwargs | {
-        "callback": recorder.advised(call.kwargs["callback"], attempt.ran),
-        "error_callback": recorder.advised(call.kwargs["error_callback"], attempt.lost),
-        "timeout_callback": recorder.advised(call.kwargs["timeout_callback"], attempt.timed_out),
+        "callback": recorder.advised(call.kwargs["callback"], attempt.finish),
+        "error_callback": recorder.advised(call.kwargs["error_callback"], attempt.lose),
+        "timeout_callback": recorder.advised(call.kwargs["timeout_callback"], attempt.time_out),
     }
 
 
@@ -63,7 +63,8 @@ def reject(call: Call, recorder: Recorder) -> None:
             str(facts.get("task") or "unknown"),
             queue(app, message.delivery_info or {}),
             id=facts.get("id"),
-            carrier=carriers(facts),
+            carrier=facts,
+            other_carriers=(facts.get("headers"),),
             server=server(app),
             worker=call.instance.hostname,
         )

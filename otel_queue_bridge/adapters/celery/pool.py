@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Call, Reading, Recorder
@@ -14,23 +13,20 @@ if TYPE_CHECKING:
 def open_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     """Count for the pool's children, who are forked in here, and watch the worker."""
     pool = call.instance
-    closing = [recorder.relay().close] if pool.uses_semaphore else []  # prefork alone has it
+    if pool.uses_semaphore:  # prefork alone has it
+        recorder.relay(pool)
     yield
-    app, reference = pool.app, weakref.ref(pool)
-    closing.append(recorder.watch_workers(lambda: _slots(reference())))
-    closing.append(recorder.watch_depth(lambda: _depths(app)))
-    pool.otel_closing = closing
+    recorder.watch_workers(_slots, pool)
+    app = pool.app
+    recorder.watch_depth(lambda _: _depths(app), pool)
 
 
-def close_pool(call: Call, _: Recorder) -> Generator[None, None, None]:
+def close_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     yield
-    for close in getattr(call.instance, "otel_closing", ()):
-        close()
+    recorder.close(call.instance)
 
 
 def _slots(pool: Any) -> list[Reading]:
-    if pool is None:
-        return []
     try:
         return [Reading(pool.num_processes)]
     except AttributeError:  # of a prefork pool that has stopped (`TaskPool.on_stop`)

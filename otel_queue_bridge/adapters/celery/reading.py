@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from otel_queue_bridge.adapter import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
 _servers: weakref.WeakKeyDictionary[Any, tuple[str, int | None] | None] = (
     weakref.WeakKeyDictionary()
@@ -18,27 +17,24 @@ _servers: weakref.WeakKeyDictionary[Any, tuple[str, int | None] | None] = (
 
 
 def requested(request: Any) -> Task:
-    return read(request.app, request.type, request.id, request.request_dict)
+    return task_of(request.app, request.type, request.id, request.request_dict)
 
 
-def read(app: Any, name: str, task_id: str, request: Mapping[str, Any]) -> Task:
+def task_of(app: Any, name: str, task_id: str, request: MutableMapping[str, Any]) -> Task:
     delivery = request.get("delivery_info") or {}
     eager = request.get("is_eager")
     return Task(
         name,
         str(app.conf.task_default_queue) if eager else queue(app, delivery),
         id=task_id,
-        carrier=None if eager else carriers(request),
+        carrier=None if eager else request,
+        # Protocol 1, and other tracers, have the headers one level deeper.
+        other_carriers=(request.get("headers"),),
         attempt=(request.get("retries") or 0) + 1,
         priority=delivery.get("priority"),
         worker=request.get("hostname"),
         server=None if eager else server(app),
     )
-
-
-def carriers(headers: Mapping[str, Any]) -> tuple[object, ...]:
-    # Protocol 1, and other tracers, have the headers one level deeper.
-    return (headers, headers.get("headers"))
 
 
 def queue(app: Any, delivery: Mapping[str, Any]) -> str:
@@ -85,7 +81,3 @@ def epoch(eta: str | None, app: Any) -> float | None:
         return None
     when = datetime.fromisoformat(eta)
     return (when if when.tzinfo else when.replace(tzinfo=app.timezone)).timestamp()
-
-
-def arguments(task: Any, args: Any, kwargs: Any) -> Mapping[str, object]:
-    return inspect.signature(task.run).bind_partial(*args, **kwargs).arguments

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import Call, Recorder, Task, failed
-from otel_queue_bridge.adapters.celery.reading import arguments, epoch, queue, server
+from otel_queue_bridge.adapter import Arguments, Call, Recorder, Task
+from otel_queue_bridge.adapters.celery.reading import epoch, queue, server
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable
     from types import ModuleType
 
 _HEADERS_POSITION = 13
@@ -42,8 +42,7 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     with recorder.submit(task) as operation:
         call.kwargs = {**call.kwargs, "headers": carrier}
         yield
-        if call.error is not None:
-            operation.settle(failed(call.error))
+        operation.settle_by(call)
 
 
 def submit_eager(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -53,8 +52,8 @@ def submit_eager(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         task.name,
         default,
         attempt=(call.kwargs.get("retries") or 0) + 1,
-        arguments=lambda: arguments(
-            task, call.argument(0, "args") or (), call.argument(1, "kwargs") or {}
+        arguments=lambda: Arguments(
+            task.run, call.argument(0, "args") or (), call.argument(1, "kwargs") or {}
         ),
     )
     with recorder.submit(submitted) as operation:
@@ -81,7 +80,7 @@ def _destination(amqp: Any, call: Call) -> str:
     return queue(amqp.app, {"exchange": name, "routing_key": routing_key})
 
 
-def _published_arguments(app: Any, name: str, body: Any) -> Mapping[str, object]:
+def _published_arguments(app: Any, name: str, body: Any) -> Arguments:
     args, kwargs = (body["args"], body["kwargs"]) if isinstance(body, dict) else body[:2]
     task = app.tasks.get(name)
-    return kwargs if task is None else arguments(task, args, kwargs)
+    return Arguments(task and task.run, args, kwargs)

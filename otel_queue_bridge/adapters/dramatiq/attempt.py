@@ -17,7 +17,7 @@ _QUIET = {
 """What may be followed by another attempt without anything being wrong."""
 
 
-class Attempt:
+class Run:
     """One run of a message; `process_message` keeps all of this to itself."""
 
     def __init__(self, message: Any, throws: Any) -> None:
@@ -34,12 +34,12 @@ class Attempt:
         same: bool = message.message_id == self._message_id
         return same and message.options.get("retries", 0) != self._retries
 
-    def end(self, message: Any) -> None:
+    def note(self, message: Any) -> None:
         self._failed = message.failed
         self._error = message._exception  # noqa: SLF001 - cleared before `process_message` returns
 
     def outcome(self, raised: BaseException | None) -> Outcome:
-        """Tell the end; `raised` is what `process_message` did not catch, and a thread's end."""
+        """Return what it came to; `raised` is what `process_message` let pass and ends a thread."""
         error, self._error = self._error, None
         if raised is not None:
             return failed(raised)
@@ -55,16 +55,16 @@ class Attempt:
         return failed(error, expected=bool(self._throws) and isinstance(error, self._throws))
 
 
-current: ContextVar[Attempt | None] = ContextVar("otel_queue_bridge.dramatiq.attempt", default=None)
+current: ContextVar[Run | None] = ContextVar("otel_queue_bridge.dramatiq.attempt", default=None)
 
 
-def read_end(call: Call, _: Recorder) -> None:
-    attempt = current.get()
-    if attempt is not None:
-        attempt.end(call.argument(0, "message"))
+def note_end(call: Call, _: Recorder) -> None:
+    run = current.get()
+    if run is not None:
+        run.note(call.argument(0, "message"))
 
 
-def read_skip(call: Call, _: Recorder) -> None:
-    attempt = current.get()
-    if attempt is not None and call.argument(0, "signal") == "skip_message":
-        attempt.skipped = True
+def note_skip(call: Call, _: Recorder) -> None:
+    run = current.get()
+    if run is not None and call.argument(0, "signal") == "skip_message":
+        run.skipped = True

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import REJECTED, RETRY, Call, Outcome, Recorder
-from otel_queue_bridge.adapters.dramatiq.reading import CARRIER, DELAYED, carrier, carriers, read
+from otel_queue_bridge.adapters.dramatiq.reading import CARRIER, DELAYED, carrier, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -42,8 +42,7 @@ def dispatched(
     written = dict(carrier(message))
     received = vars(message).pop("otel_received", None)
     if received is not None:
-        task = read(broker, message)
-        task.carrier = carriers(message)
+        task = task_of(broker, message)
         operation = recorder.dispatch(task, start_time=received)
         if outcome is not None:
             operation.settle(outcome)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_queue_bridge.adapters.dramatiq.attempt import Attempt, current
+from otel_queue_bridge.adapters.dramatiq.attempt import Run, current
 from otel_queue_bridge.adapters.dramatiq.dispatch import dispatched
-from otel_queue_bridge.adapters.dramatiq.reading import carriers, read
+from otel_queue_bridge.adapters.dramatiq.reading import task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,16 +19,15 @@ if TYPE_CHECKING:
 
 def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     message, broker = call.argument(0, "message"), call.instance.broker
-    _, *others = carriers(message)
-    task = read(broker, message)
-    task.carrier = (dispatched(broker, message, recorder), *others)
+    task = task_of(broker, message)
+    task.carrier = dispatched(broker, message, recorder)
     actor = broker.actors.get(message.actor_name)
     throws = message.options.get("throws") or (actor and actor.options.get("throws"))
-    attempt = Attempt(message, throws)
-    token = current.set(attempt)
+    run = Run(message, throws)
+    token = current.set(run)
     try:
         with recorder.execute(task, measured=True) as operation:
             yield
-            operation.settle(attempt.outcome(call.error))
+            operation.settle(run.outcome(call.error))
     finally:
         current.reset(token)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import Task
+from otel_queue_bridge.adapter import Arguments, Task
 from otel_queue_bridge.adapters.dramatiq.brokers import server
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ DELAYED = "otel-delayed"
 _MANY = 1 << 31
 
 
-def read(broker: Any, message: Any) -> Task:
+def task_of(broker: Any, message: Any) -> Task:
     options, actor = message.options, getattr(broker, "actors", {}).get(message.actor_name)
     retries = _number(options.get("retries", 0))
     priority = _number(options.get("broker_priority"))
@@ -28,10 +27,12 @@ def read(broker: Any, message: Any) -> Task:
         message.actor_name,
         message.queue_name.removesuffix(".DQ"),
         id=str(message.message_id),
+        carrier=dict(carrier(message)),
+        other_carriers=_others(options),
         attempt=None if retries is None or retries < 0 else retries + 1,
         priority=priority,
         server=server(broker),
-        arguments=lambda: arguments(broker, message),
+        arguments=lambda: _arguments(broker, message),
     )
 
 
@@ -45,18 +46,16 @@ def carrier(message: Any) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def carriers(message: Any) -> tuple[object, ...]:
-    """Return where the trace may be: with us, or where other tracers put it."""
-    options = message.options
+def _others(options: Any) -> tuple[object, ...]:
+    """Return where other tracers put the trace."""
     others = options.get("options")
     return (
-        options.get(CARRIER),
         options.get("trace_ctx"),
         others.get("trace_context") if isinstance(others, dict) else None,
         options,
     )
 
 
-def arguments(broker: Any, message: Any) -> Mapping[str, object]:
-    actor = broker.get_actor(message.actor_name)
-    return inspect.signature(actor.fn).bind_partial(*message.args, **message.kwargs).arguments
+def _arguments(broker: Any, message: Any) -> Arguments:
+    actor = broker.actors.get(message.actor_name)
+    return Arguments(actor and actor.fn, message.args, message.kwargs)

@@ -11,16 +11,16 @@ from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import Call, Recorder, failed
 from otel_queue_bridge.adapters.dramatiq import attempt
-from otel_queue_bridge.adapters.dramatiq.reading import CARRIER, DELAYED, carrier, read
+from otel_queue_bridge.adapters.dramatiq.reading import CARRIER, DELAYED, carrier, task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from types import ModuleType
+    from collections.abc import Generator
+
+    from otel_queue_bridge.adapter import Call, Recorder
 
 _submitting: ContextVar[object] = ContextVar("otel_queue_bridge.dramatiq.submitting", default=None)
-"""The carrier of the message that is being enqueued: a broker may call its parent's `enqueue`."""
+"""The carrier of the message that is being enqueued: a broker may hand it to another broker."""
 
 
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -33,7 +33,7 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     running = attempt.current.get()
     # The hand-over from the delay queue to the queue: only a consumer's thread does that.
     handed_over = written.pop(DELAYED, None) is not None and running is None
-    task, delay = read(call.instance, message), call.kwargs.get("delay")
+    task, delay = task_of(call.instance, message), call.kwargs.get("delay")
     task.carrier = written
     task.retry = running is not None and running.retries(message)
     task.eta = None if delay is None else time.time() + delay / 1000
@@ -42,9 +42,9 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         token = _submitting.set(written)
         yield
         _submitting.reset(token)
-        if operation is not None and call.error is not None:
-            operation.settle(failed(call.error))
-        elif running is not None and task.retry:
+        if operation is not None:
+            operation.settle_by(call)
+        if call.error is None and running is not None and task.retry:
             running.enqueued_again = True
 
 
@@ -53,19 +53,3 @@ def _replace(call: Call, message: Any) -> None:
         call.args = (message, *call.args[1:])
     else:
         call.kwargs = {**call.kwargs, "message": message}
-
-
-def enqueues(module: ModuleType) -> Iterator[tuple[object, str]]:
-    waiting: list[type] = [module.Broker]
-    while waiting:
-        broker = waiting.pop()
-        waiting.extend(broker.__subclasses__())
-        if broker is not module.Broker and "enqueue" in vars(broker):
-            yield broker, "enqueue"
-
-
-def open_broker(call: Call, recorder: Recorder) -> None:
-    """Patch a broker's class that was not there when Dramatiq was."""
-    for kind in type(call.instance).__mro__:
-        if "enqueue" in vars(kind) and kind.__module__ != "dramatiq.broker":
-            recorder.patch(kind, "enqueue", submit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Call, Reading, Recorder
@@ -14,27 +13,21 @@ if TYPE_CHECKING:
 
 def start(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     yield
-    reference = weakref.ref(call.instance)
-    call.instance.otel_closing = [
-        recorder.watch_workers(lambda: _threads(reference())),
-        recorder.watch_depth(lambda: _depths(reference())),
-    ]
+    recorder.watch_workers(_threads, call.instance)
+    recorder.watch_depth(_depths, call.instance)
 
 
 def stop(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     yield
-    for close in vars(call.instance).pop("otel_closing", ()):
-        close()
+    recorder.close(call.instance)
     # A process of `dramatiq` ends without atexit handlers, like every child of multiprocessing.
     recorder.flush(metrics=True)
 
 
 def _threads(worker: Any) -> list[Reading]:
-    return [] if worker is None else [Reading(len(worker.workers))]
+    return [Reading(len(worker.workers))]
 
 
 def _depths(worker: Any) -> Iterable[Reading]:
-    if worker is None:
-        return ()
     names = [name for name in tuple(worker.consumers) if not name.endswith(".DQ")]
     return depths(worker.broker, names)

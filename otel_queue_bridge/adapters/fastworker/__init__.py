@@ -3,10 +3,6 @@
 Names cited in this folder are those of FastWorker 0.3.0; 0.1.1 lacks some, as said beside them.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from otel_queue_bridge.adapter import Adapter, BuiltIn, Hook
 from otel_queue_bridge.adapters.fastworker import (
     carrier,
@@ -18,23 +14,11 @@ from otel_queue_bridge.adapters.fastworker import (
     worker,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from types import ModuleType
-
 _CLIENT = "fastworker.clients.client"
 _CONTROL_PLANE = "fastworker.workers.control_plane"
 _SUBWORKER = "fastworker.workers.subworker"
 _WORKER = "fastworker.workers.worker"
 _PATTERNS = "fastworker.patterns.nng_patterns"
-
-
-def _since_0_3(owner: str, attribute: str) -> Callable[[ModuleType], Iterable[tuple[object, str]]]:
-    def find(module: ModuleType) -> Iterable[tuple[object, str]]:
-        found = getattr(module, owner)
-        return [(found, attribute)] if hasattr(found, attribute) else []
-
-    return find
 
 
 adapter = Adapter(
@@ -59,7 +43,7 @@ adapter = Adapter(
         Hook(f"{_CLIENT}:Client.submit_task", submit.submit),
         Hook(f"{_CLIENT}:Client.delay", submit.submit),
         Hook(f"{_CLIENT}:Client.delay_with_callback", submit.submit),
-        Hook(_CLIENT, submit.submit_batch, find=_since_0_3("Client", "submit_batch")),
+        Hook(f"{_CLIENT}:Client.submit_batch", submit.submit_batch, optional=True),
         Hook(f"{_CLIENT}:Client._submit_task_internal", submit.send),
         Hook(f"{_PATTERNS}:ReqRepPattern.start", traffic.start),
         Hook(f"{_PATTERNS}:ReqRepPattern.send", traffic.send),
@@ -68,15 +52,9 @@ adapter = Adapter(
         Hook(f"{_WORKER}:Worker._execute_task", execute.execute),
         Hook(f"{_WORKER}:Worker._send_callback", execute.call_back),
         Hook(f"{_CONTROL_PLANE}:ControlPlaneWorker._send_task_to_subworker", dispatch.send),
+        Hook(f"{_CONTROL_PLANE}:ControlPlaneWorker._handle_cancel", dispatch.cancel, optional=True),
         Hook(
-            _CONTROL_PLANE,
-            dispatch.cancel,
-            find=_since_0_3("ControlPlaneWorker", "_handle_cancel"),
-        ),
-        Hook(
-            _CONTROL_PLANE,
-            submit.repeat,
-            find=_since_0_3("ControlPlaneWorker", "_execute_periodic"),
+            f"{_CONTROL_PLANE}:ControlPlaneWorker._execute_periodic", submit.repeat, optional=True
         ),
         Hook(f"{_CONTROL_PLANE}:ControlPlaneWorker.start", worker.start),
         Hook(f"{_CONTROL_PLANE}:ControlPlaneWorker.stop", worker.stop),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, REJECTED, RETRY, Call, Operation, Recorder, failed
 from otel_queue_bridge.adapters.fastworker import carrier
-from otel_queue_bridge.adapters.fastworker.reading import read
+from otel_queue_bridge.adapters.fastworker.reading import task_of
 from otel_queue_bridge.adapters.fastworker.traffic import Traffic, carrying
 from otel_queue_bridge.adapters.fastworker.worker import cancelled_by_stop
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def _open(task: Any, control_plane: Any, recorder: Recorder, **where: AttributeValue) -> Operation:
     onward = carrier.hand_over(task)
-    reading = read(task, control_plane)
+    reading = task_of(task, control_plane)
     reading.attributes = {f"fastworker.dispatch.{name}": value for name, value in where.items()}
     began = carrier.arrived(task)
     if began is not None and reading.eta is not None:
@@ -59,7 +59,7 @@ def send(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         operation.settle(CANCELLED if call.error else RETRY)
     elif put_back and not sending.answered:  # else who answered has counted the attempt
         duration = time.time() - began
-        recorder.attempted(read(task), RETRY, started=began, duration=duration)
+        recorder.attempted(task_of(task), RETRY, started=began, duration=duration)
     operation.end()
 
 

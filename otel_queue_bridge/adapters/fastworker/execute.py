@@ -23,14 +23,14 @@ from otel_queue_bridge.adapter import (
     failed,
 )
 from otel_queue_bridge.adapters.fastworker import carrier, dispatch
-from otel_queue_bridge.adapters.fastworker.reading import function, read
+from otel_queue_bridge.adapters.fastworker.reading import function, task_of
 from otel_queue_bridge.adapters.fastworker.worker import cancelled_by_stop
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 
-class Attempt:
+class Run:
     """One run, until its result is known."""
 
     def __init__(self, task_id: str, operation: Operation) -> None:
@@ -38,7 +38,7 @@ class Attempt:
         self.error: BaseException | None = None
         self._operation = operation
 
-    def end(self, status: str) -> None:
+    def finish(self, status: str) -> None:
         error, self.error = self.error, None
         known = {"success": SUCCESS, "cancelled": CANCELLED}
         failure = Outcome("failure") if error is None else failed(error)
@@ -46,12 +46,10 @@ class Attempt:
         self._operation.end()
 
     def cancel(self) -> None:
-        self.end("cancelled")
+        self.finish("cancelled")
 
 
-current: ContextVar[Attempt | None] = ContextVar(
-    "otel_queue_bridge.fastworker.attempt", default=None
-)
+current: ContextVar[Run | None] = ContextVar("otel_queue_bridge.fastworker.attempt", default=None)
 
 
 def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -60,26 +58,26 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     is_control_plane = hasattr(worker, "task_queue")
     if is_control_plane:
         dispatch.keep(task, worker, recorder, known=known)
-    reading = read(task, worker)
+    reading = task_of(task, worker)
     reading.carrier = carrier.latest(task)
     if not known:
         if not is_control_plane:
             _reject(reading, recorder)
         return
     with recorder.execute(reading, measured=True) as operation:
-        attempt = Attempt(task.id, operation)
-        token = current.set(attempt)
-        with cancelled_by_stop(worker, attempt):
+        run = Run(task.id, operation)
+        token = current.set(run)
+        with cancelled_by_stop(worker, run):
             yield
         if isinstance(call.error, CancelledError):
-            attempt.cancel()
+            run.cancel()
         elif (
             call.error is not None
         ):  # what no handler of FastWorker's takes, and the worker dies of
-            attempt.error = call.error
-            attempt.end("failure")
+            run.error = call.error
+            run.finish("failure")
         else:
-            attempt.end(call.result.status.value)
+            run.finish(call.result.status.value)
         current.reset(token)
 
 
@@ -92,6 +90,6 @@ def _reject(task: Task, recorder: Recorder) -> None:
 
 
 def call_back(call: Call, _: Recorder) -> None:
-    attempt, result = current.get(), call.argument(0, "task_result")
-    if attempt is not None and result.task_id == attempt.task_id:
-        attempt.end(result.status.value)
+    run, result = current.get(), call.argument(0, "task_result")
+    if run is not None and result.task_id == run.task_id:
+        run.finish(result.status.value)

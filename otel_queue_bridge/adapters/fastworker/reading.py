@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import Task
+from otel_queue_bridge.adapter import Arguments, Task
 from otel_queue_bridge.adapters.fastworker import carrier, traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 
 _PORTS = ("critical", "high", "normal", "low")
 """The priorities in the order of their ports, from the address of a worker on."""
 
 
-def read(task: Any, worker: Any = None) -> Task:
+def task_of(task: Any, worker: Any = None) -> Task:
     priority = task.priority.value
     eta = getattr(task, "eta", None)  # 0.1.1 knows no planned start
     return Task(
@@ -30,7 +29,8 @@ def read(task: Any, worker: Any = None) -> Task:
         eta=None if eta is None else eta.timestamp(),
         worker=None if worker is None else worker.worker_id,
         server=None if worker is None else listener(worker.base_address, priority),
-        arguments=lambda: arguments(task),
+        # A client needs no more of a task than its name.
+        arguments=lambda: Arguments(function(task.name), task.args, task.kwargs),
     )
 
 
@@ -45,11 +45,3 @@ def function(name: str) -> Callable[..., Any] | None:
     registry: Any = sys.modules["fastworker.tasks.registry"]
     found: Callable[..., Any] | None = registry.task_registry.get_task(name)
     return found
-
-
-def arguments(task: Any) -> Mapping[str, object]:
-    called = function(task.name)
-    if called is None:  # a client needs no more of a task than its name
-        named: Mapping[str, object] = task.kwargs
-        return named
-    return inspect.signature(called).bind_partial(*task.args, **task.kwargs).arguments

@@ -1,4 +1,4 @@
-"""A result in the making tells what FastWorker keeps to itself: the exception, and whose it is."""
+"""A result while it is made: it shows the exception, which FastWorker drops, and whose it is."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def create(call: Call, _: Recorder) -> None:
     task_id = call.kwargs.get("task_id")
-    attempt, sending = execute.current.get(), traffic.current.get()
-    if attempt is not None and attempt.task_id == task_id:
+    run, sending = execute.current.get(), traffic.current.get()
+    if run is not None and run.task_id == task_id:
         # Made in the handler of the exception, of which the result has only the text.
-        attempt.error = sys.exc_info()[1]
+        run.error = sys.exc_info()[1]
     if sending is not None and sending.answered:
         # A control plane has one socket for each priority, and replies to whoever asked last.
         crossed = sending.task_id != task_id

@@ -20,7 +20,7 @@ from otel_queue_bridge.adapter import (
     failed,
 )
 from otel_queue_bridge.adapters.fastworker import carrier
-from otel_queue_bridge.adapters.fastworker.reading import listener, read
+from otel_queue_bridge.adapters.fastworker.reading import listener, task_of
 from otel_queue_bridge.adapters.fastworker.traffic import Traffic, carrying
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def create(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def _open(task: Any, submission: Submission, recorder: Recorder) -> None:
     carried: dict[str, Any] = {}
-    reading = read(task)
+    reading = task_of(task)
     reading.carrier, reading.attempt = carried, 1
     reading.server = _server(submission.client, submission.priority or reading.queue)
     submission.operations.append(recorder.submit(reading))
@@ -146,7 +146,7 @@ def repeat(call: Call, recorder: Recorder) -> None:
     """A periodic run: the control plane's schedule submits it, to itself."""
     task = call.argument(0, "task")
     carried: dict[str, Any] = {}
-    submitted = read(task, call.instance)
+    submitted = task_of(task, call.instance)
     submitted.carrier, submitted.attempt = carried, 1
     with recorder.submit(submitted):
         carrier.put(task, carried)

@@ -91,7 +91,7 @@ class Traffic:
 
     def close(self, failure: Outcome | None = None) -> None:
         if self._exchange is not None:
-            self._exchange.end(failure or SUCCESS)
+            self._exchange.close(failure or SUCCESS)
             self._exchange, self.failure = None, failure
 
     def give_up(self) -> None:

@@ -6,7 +6,6 @@ hold is exported in `stop`. Elsewhere the SDK's own export at exit does that.
 
 from __future__ import annotations
 
-import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,14 +20,10 @@ class Cancellable(Protocol):
 
 
 def start(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    reference = weakref.ref(call.instance)
-    closing = [
-        recorder.watch_workers(lambda: _subworkers(reference())),
-        recorder.watch_depth(lambda: _depths(reference())),
-    ]
+    recorder.watch_workers(_subworkers, call.instance)
+    recorder.watch_depth(_depths, call.instance)
     yield
-    for close in closing:
-        close()
+    recorder.close(call.instance)
 
 
 def stop(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -53,15 +48,11 @@ def cancelled_by_stop(worker: Any, one: Cancellable) -> Iterator[None]:
 
 
 def _subworkers(control_plane: Any) -> list[Reading]:
-    if control_plane is None:
-        return []
     known = tuple(control_plane.subworkers.values())
     return [Reading(sum(one["status"] == "active" for one in known))]
 
 
 def _depths(control_plane: Any) -> Iterable[Reading]:
     """Read what is due and not yet handed out; see docs/fastworker.md for where tasks wait."""
-    if control_plane is None:
-        return ()
     queues = tuple(control_plane.task_queue.items())
     return [Reading(len(queue), priority.value, priority.value) for priority, queue in queues]

@@ -11,10 +11,9 @@ adapter = Adapter(
     instruments=("rq >= 2.0, < 3",),
     # They are raised by a signal's handler, wherever the process may be.
     interrupts=(
-        "HorseMonitorTimeoutException",
-        "JobTimeoutException",
-        "ShutDownImminentException",
-        "StopRequested",
+        "rq.timeouts:BaseTimeoutException",
+        "rq.exceptions:ShutDownImminentException",
+        "rq.exceptions:StopRequested",
     ),
     hooks=(
         Hook("rq.queue:Queue.enqueue_job", submit.submit),
@@ -25,17 +24,16 @@ adapter = Adapter(
         Hook("rq.queue:Queue.enqueue_dependents", submit.promote),
         Hook("rq.scheduler:RQScheduler.enqueue_scheduled_jobs", submit.promote),
         Hook("rq.job:Job.retry", submit.retry),
-        Hook("rq.job:Job.to_dict", carrier.write),
-        Hook("rq.job:Job.restore", carrier.read),
+        Hook("rq.job:Job.to_dict", carrier.store),
+        Hook("rq.job:Job.restore", carrier.restore),
         Hook("rq.queue:Queue.run_sync", execute.execute_sync),
-        Hook("rq.job:Job._handle_failure", execute.read_error),
+        Hook("rq.job:Job._handle_failure", execute.note_error),
         Hook("rq.registry:StartedJobRegistry.cleanup", lost.clean_up),
         Hook("rq.job:Job.retry", lost.abandon_to_retry),
         Hook("rq.registry:FailedJobRegistry.add", lost.abandon),
         *(
-            Hook("rq.worker", advice, find=work.owners(name))
+            Hook(f"rq.worker:BaseWorker.{name}", advice, overrides=True, optional=True)
             for name, advice in work.METHODS.items()
         ),
-        Hook("rq.worker:BaseWorker.__init__", work.open_worker, always=True),
     ),
 )

@@ -1,4 +1,4 @@
-"""One attempt at a job, as the worker that hands it to a work-horse sees it."""
+"""A job in the hands of a worker, until its end is reported by whichever process."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ if TYPE_CHECKING:
     from otel_queue_bridge.adapter import Operation, Relay, Task
 
 
-class Attempt:
+class HandOver:
     """What the worker knows and the work-horse inherits: where the trace goes on."""
 
-    def __init__(
-        self, task: Task, dispatch: Operation, submitted: dict[str, Any], *carriers: object
-    ) -> None:
+    def __init__(self, task: Task, dispatch: Operation, submitted: dict[str, Any]) -> None:
         self.submitted = submitted
         self.carrier = dict(submitted)
         # So that this process can report what one that was killed cannot.
         dispatch.inject(self.carrier, once=True)
-        task.carrier = (self.carrier, *carriers)
+        task.carrier = self.carrier
         self.task = task
         self.started: int | None = None
         """Of the hand-over, in nanoseconds since the epoch."""
         self.cause = ""
-        """What ended the work-horse, if it was no end of its own."""
+        """What killed the work-horse, if anything did."""
         self.relay: Relay | None = None
         """Where the work-horse reports, once there is one."""
         self.spawned = False
@@ -36,9 +34,9 @@ class Attempt:
         self._told: set[str] = set()
 
     @staticmethod
-    def of(job: Any) -> Attempt | None:
-        attempt: Attempt | None = vars(job).get("otel_attempt")
-        return attempt
+    def of(job: Any) -> HandOver | None:
+        found: HandOver | None = vars(job).get("otel_hand_over")
+        return found
 
     @property
     def here(self) -> bool:

@@ -1,4 +1,4 @@
-"""The carrier: a field of its own in the job's hash, beside RQ's.
+"""The carrier: one more field in the job's hash, beside RQ's.
 
 `Job.restore` ignores fields that it does not know, so a peer without us never notices.
 """
@@ -20,14 +20,14 @@ NAME = "otel-name"
 """The function's, where only a serializer of the user's could tell it."""
 
 
-def write(call: Call, _: Recorder) -> Generator[None, None, None]:
+def store(call: Call, _: Recorder) -> Generator[None, None, None]:
     yield
     held = carrier(call.instance)
     if held and call.result is not None:
         call.result[FIELD] = json.dumps(held)
 
 
-def read(call: Call, _: Recorder) -> Generator[None, None, None]:
+def restore(call: Call, _: Recorder) -> Generator[None, None, None]:
     raw = call.argument(0, "raw_data")
     yield
     found = raw.get(FIELD.encode()) or raw.get(FIELD)
@@ -39,11 +39,6 @@ def read(call: Call, _: Recorder) -> Generator[None, None, None]:
 def carrier(job: Any) -> dict[str, Any]:
     held: dict[str, Any] = vars(job).get("otel") or {}
     return held
-
-
-def carriers(job: Any) -> tuple[object, ...]:
-    """Return where the trace may be: with us, or where other tracers put it."""
-    return carrier(job), job.meta
 
 
 def attempt(job: Any) -> int:

@@ -8,9 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from otel_queue_bridge.adapters.rq import ending
-from otel_queue_bridge.adapters.rq.attempt import Attempt
-from otel_queue_bridge.adapters.rq.carrier import carriers
-from otel_queue_bridge.adapters.rq.reading import arguments, read
+from otel_queue_bridge.adapters.rq.attempt import HandOver
+from otel_queue_bridge.adapters.rq.reading import arguments, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,9 +22,7 @@ VARIABLE = "RQ_OTEL_CARRIER"
 
 def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
-    if ending.of(job) is not None:
-        return  # a subclass calling its parent
-    attempt = Attempt.of(job)
+    attempt = HandOver.of(job)
     spawned = attempt is None and worker.is_horse
     if worker.is_horse:
         recorder.relay_spans()
@@ -34,10 +31,10 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         attempt.over = True
         task = attempt.task
     else:
-        task = read(job, call.argument(1, "queue").name, worker.connection, worker.name)
+        task = task_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
         if spawned:
-            handed_over = json.loads(os.environ.pop(VARIABLE, "{}"))
-            task.carrier = (handed_over, *carriers(job))
+            task.other_carriers = (task.carrier, *task.other_carriers)
+            task.carrier = json.loads(os.environ.pop(VARIABLE, "{}"))
     job.otel_ending = end = ending.Ending()
     task.arguments = lambda: arguments(job)
     # Who spawned this process counts its outcome, from the job's status.
@@ -46,7 +43,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         # A work-horse that RQ itself cannot bring to its end is one of those that died.
         died = call.error is not None and worker.is_horse
         if died:
-            operation.abandon()
+            operation.disown()
         else:
             operation.settle(end.outcome(call.error))
     del job.otel_ending
@@ -58,7 +55,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def execute_sync(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     queue, job = call.instance, call.argument(0, "job")
-    task = read(job, queue.name, queue.connection)
+    task = task_of(job, queue.name, queue.connection)
     task.carrier = task.server = None
     task.arguments = lambda: arguments(job)
     job.otel_ending = end = ending.Ending()
@@ -68,13 +65,13 @@ def execute_sync(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     del job.otel_ending
 
 
-def read_exception(call: Call, _: Recorder) -> None:
+def note_exception(call: Call, _: Recorder) -> None:
     end = ending.of(call.argument(0, "job"))
     if end is not None:
         end.error = next((one for one in call.args if isinstance(one, BaseException)), None)
 
 
-def read_error(call: Call, _: Recorder) -> None:
+def note_error(call: Call, _: Recorder) -> None:
     end = ending.of(call.instance)
     if end is not None and end.error is None:
         end.error = sys.exc_info()[1]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Call, Outcome, Recorder, Task
 from otel_queue_bridge.adapters.rq import ending
-from otel_queue_bridge.adapters.rq.attempt import Attempt
-from otel_queue_bridge.adapters.rq.reading import read, seconds
+from otel_queue_bridge.adapters.rq.attempt import HandOver
+from otel_queue_bridge.adapters.rq.reading import seconds, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,15 +23,15 @@ _ABANDONED = "rq.exceptions.AbandonedJobError"
 _cleaning: ContextVar[bool] = ContextVar("otel_queue_bridge.rq.cleaning", default=False)
 
 
-def read_cause(call: Call, _: Recorder) -> None:
-    attempt = Attempt.of(call.argument(0, "job"))
+def note_cause(call: Call, _: Recorder) -> None:
+    attempt = HandOver.of(call.argument(0, "job"))
     if attempt is not None:
         attempt.cause = _cause(call.argument(2, "ret_val"))
 
 
 def fail(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
-    attempt = Attempt.of(job)
+    attempt = HandOver.of(job)
     if attempt is None or not attempt.here or ending.of(job) is not None or attempt.reported():
         return  # the one that runs the job reports it
     stopped = worker._stopped_job_id == job.id  # noqa: SLF001 - RQ forgets it in here
@@ -58,7 +58,7 @@ def _abandon(job: Any, recorder: Recorder) -> Generator[None, None, None]:
     """Report an attempt whose worker is gone as well, from where a worker cleans up after it."""
     if not _cleaning.get() or ending.of(job) is not None:
         return
-    task = read(job, job.origin, job.connection, job.worker_name)
+    task = task_of(job, job.origin, job.connection, job.worker_name)
     started = seconds(job.started_at) if job.started_at else time.time()
     yield from _report(job, task, started, _ABANDONED, recorder)
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import pickletools
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import Task
-from otel_queue_bridge.adapters.rq.carrier import NAME, attempt, carrier, carriers
+from otel_queue_bridge.adapter import Arguments, Task
+from otel_queue_bridge.adapters.rq.carrier import NAME, attempt, carrier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 
-def read(job: Any, queue: str, connection: Any, worker: str | None = None) -> Task:
+def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) -> Task:
     depends = getattr(job, "_dependency_ids", None)
     return Task(
         name(job),
         queue,
         id=job.id,
-        carrier=carriers(job),
+        carrier=carrier(job),
+        other_carriers=(job.meta,),  # where other tracers put it
         attempt=attempt(job),
         # Waiting for other jobs is planned.
         eta=seconds(job.enqueued_at) if depends and job.enqueued_at else None,
@@ -79,8 +79,8 @@ def depths(connection: Any, queues: Iterable[Any]) -> Iterator[tuple[int, str]]:
             yield found, queue.name
 
 
-def arguments(job: Any) -> Mapping[str, object]:
+def arguments(job: Any) -> Arguments:
     try:
-        return inspect.signature(job.func).bind_partial(*job.args, **job.kwargs).arguments
+        return Arguments(job.func, job.args, job.kwargs)
     except Exception:  # noqa: BLE001 - the function need not be there for the one who submits
-        return job.kwargs if _deserialized(job) else {}
+        return Arguments(None, (), job.kwargs if _deserialized(job) else {})

@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
-from otel_queue_bridge.adapter import ATTEMPT, Call, Recorder, failed
+from otel_queue_bridge.adapter import ATTEMPT, Call, Recorder
 from otel_queue_bridge.adapters.rq import ending
 from otel_queue_bridge.adapters.rq.carrier import NAME, attempt, carrier
-from otel_queue_bridge.adapters.rq.reading import read, readable
+from otel_queue_bridge.adapters.rq.reading import readable, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -57,7 +57,7 @@ def _submit(
     call: Call, recorder: Recorder, job: Any, number: int, many: _Many | None = None
 ) -> Generator[None, None, None]:
     queue = call.instance
-    task = read(job, queue.name, queue.connection)
+    task = task_of(job, queue.name, queue.connection)
     written = dict(carrier(job))
     written.pop(ATTEMPT, None)
     if number > 1:
@@ -75,8 +75,7 @@ def _submit(
         return
     with operation:
         yield
-        if call.error is not None:
-            operation.settle(failed(call.error))
+        operation.settle_by(call)
 
 
 def enqueue_many(call: Call, _: Recorder) -> Generator[None, None, None]:
@@ -85,8 +84,7 @@ def enqueue_many(call: Call, _: Recorder) -> Generator[None, None, None]:
     yield
     within.reset(token)
     for operation in many.operations:
-        if call.error is not None:
-            operation.settle(failed(call.error))
+        operation.settle_by(call)
         operation.end()
 
 

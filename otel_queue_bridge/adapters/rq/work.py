@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, Reading, Recorder
 from otel_queue_bridge.adapters.rq import execute, lost, submit
-from otel_queue_bridge.adapters.rq.attempt import Attempt
+from otel_queue_bridge.adapters.rq.attempt import HandOver
 from otel_queue_bridge.adapters.rq.carrier import attempt as number
-from otel_queue_bridge.adapters.rq.carrier import carrier, carriers
-from otel_queue_bridge.adapters.rq.reading import depths, read, seconds
+from otel_queue_bridge.adapters.rq.carrier import carrier
+from otel_queue_bridge.adapters.rq.reading import depths, seconds, task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-    from types import ModuleType
+    from collections.abc import Generator, Iterator
 
 _TRACEBACK = "Traceback (most recent call last):\n"
 
@@ -32,8 +31,8 @@ _BY_STATUS = {
 """What a work-horse that could not report itself has left in Redis."""
 
 
-def _became(job: Any, attempt: Attempt) -> Outcome | None:
-    """Tell by what RQ has noted how this attempt ended; None if it has not."""
+def _became(job: Any, attempt: HandOver) -> Outcome | None:
+    """Return how this attempt ended, by what RQ has noted; None if it has not."""
     if carrier(job) != attempt.submitted:  # on its way again, or in the hands of the next worker
         return RETRY if number(job) > (attempt.task.attempt or 1) else SUCCESS  # of a `Repeat`
     return _BY_STATUS.get(job.get_status(refresh=False))
@@ -49,18 +48,11 @@ def _raised(job: Any) -> str | None:
 
 def work(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker = call.instance
-    closing = [
-        recorder.watch_workers(lambda: [Reading(1)]),
-        recorder.watch_depth(
-            lambda: (Reading(*found) for found in depths(worker.connection, worker.queues))
-        ),
-    ]
+    recorder.watch_workers(lambda _: [Reading(1)], worker)
+    recorder.watch_depth(_depths, worker)
     yield
-    relay = vars(worker).pop("otel_relay", None)
-    if relay is not None:
-        closing.append(relay.close)
-    for close in closing:
-        close()
+    recorder.close(worker)
+    vars(worker).pop("otel_relay", None)
     # A worker of `rq worker-pool` runs no atexit handlers; elsewhere the SDK has one, and both
     # together would wait twice for a collector that hangs.
     if parent_process() is not None:
@@ -69,24 +61,22 @@ def work(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def run(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
-    if Attempt.of(job) is not None:
-        return  # a subclass calling its parent
-    task = read(job, call.argument(1, "queue").name, worker.connection, worker.name)
-    attempt = Attempt(task, recorder.dispatch(task), carrier(job), *carriers(job))
-    job.otel_attempt = attempt
+    task = task_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
+    attempt = HandOver(task, recorder.dispatch(task), carrier(job))
+    job.otel_hand_over = attempt
     yield
     attempt.hand_over()
     if attempt.relay is not None and call.error is None and not attempt.reported():
         _conclude(attempt, job, recorder)
-    del job.otel_attempt
+    del job.otel_hand_over
 
 
 def fork(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    worker, attempt = call.instance, Attempt.of(call.argument(0, "job"))
-    if attempt is None or attempt.relay is not None:
+    worker, attempt = call.instance, HandOver.of(call.argument(0, "job"))
+    if attempt is None:
         return
     if "otel_relay" not in vars(worker):
-        worker.otel_relay = recorder.relay(spans_apart=True)
+        worker.otel_relay = recorder.relay(worker, spans_apart=True)
     attempt.relay = worker.otel_relay
     attempt.spawned = any(kind.__name__ == "SpawnWorker" for kind in type(worker).__mro__)
     attempt.hand_over()
@@ -96,7 +86,7 @@ def fork(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         os.environ.pop(execute.VARIABLE, None)
 
 
-def _conclude(attempt: Attempt, job: Any, recorder: Recorder) -> None:
+def _conclude(attempt: HandOver, job: Any, recorder: Recorder) -> None:
     """Take the outcome from what RQ has noted; from a job still under way there is none."""
     outcome: Outcome | None = SUCCESS
     try:
@@ -120,33 +110,18 @@ def _conclude(attempt: Attempt, job: Any, recorder: Recorder) -> None:
     recorder.attempted(attempt.task, outcome, started=started, duration=max(0.0, now - started))
 
 
+def _depths(worker: Any) -> Iterator[Reading]:
+    return (Reading(*found) for found in depths(worker.connection, worker.queues))
+
+
 METHODS = {
     "work": work,
     "execute_job": run,
     "fork_work_horse": fork,
     "perform_job": execute.execute,
-    "handle_exception": execute.read_exception,
+    "handle_exception": execute.note_exception,
     "handle_job_retry": submit.retry_returned,
     "handle_job_failure": lost.fail,
-    "handle_work_horse_killed": lost.read_cause,
+    "handle_work_horse_killed": lost.note_cause,
 }
-"""What to advise on every class of workers that has one of its own."""
-
-
-def owners(name: str) -> Callable[[ModuleType], Iterator[tuple[object, str]]]:
-    def find(module: ModuleType) -> Iterator[tuple[object, str]]:
-        waiting: list[type] = [module.BaseWorker]
-        while waiting:
-            kind = waiting.pop()
-            waiting.extend(kind.__subclasses__())
-            if name in vars(kind):
-                yield kind, name
-
-    return find
-
-
-def open_worker(call: Call, recorder: Recorder) -> None:
-    """Patch a worker's class that was not there when RQ was."""
-    for kind in type(call.instance).__mro__:
-        for name in METHODS.keys() & vars(kind).keys():
-            recorder.patch(kind, name, METHODS[name])
+"""What to advise on every class of workers."""

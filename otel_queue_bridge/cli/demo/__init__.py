@@ -25,9 +25,9 @@ from rich.console import Console
 
 from otel_queue_bridge.cli import CommandError
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
-from otel_queue_bridge.cli.receiver import Receiver, to_otlp_json
 from otel_queue_bridge.cli.tree import trace_tree
 from otel_queue_bridge.cli.waterfall import waterfall
+from otel_queue_bridge.otlp import Receiver, to_otlp_json
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from rich.console import OverflowMethod
 
-    from otel_queue_bridge.cli.receiver import Span
+    from otel_queue_bridge.otlp import Span
 
 _START_LIMIT = 60.0
 """Seconds for all processes to be ready: a cold disk can take its time."""

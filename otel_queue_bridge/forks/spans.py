@@ -20,7 +20,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from otel_queue_bridge.interrupts import pass_on
+from otel_queue_bridge.failures import pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,23 +28,35 @@ if TYPE_CHECKING:
 _SDK = "opentelemetry.sdk.trace"
 
 
-class _Diversion:
-    """In a child: the spans of its parent's exporting processors go through `send`."""
+class Diversion:
+    """In a child: the spans of its parent's exporting processors go through `send`.
 
-    def __init__(self, providers: Iterable[object], send: Callable[..., bool]) -> None:
-        self.providers = tuple(providers)
+    That says whether it could: what it could not is exported here, as ever.
+    """
+
+    def __init__(
+        self,
+        providers: Iterable[object],
+        parents: frozenset[int] | None,
+        send: Callable[..., bool],
+    ) -> None:
+        """Divert what the parent has, too: `parents` are the ids of its processors, if known."""
+        self._providers = tuple(providers)
         self._send = send
         self._diverted = [
             processor
-            for processor, _ in _exporting(self.providers)
-            if _inherited is None or id(processor) in _inherited
+            for processor, _ in _exporting(self._providers)
+            if parents is None or id(processor) in parents
         ]
-        self.kept = False
+        self._kept = False
         for processor in self._diverted:
             processor.on_end = self._instead(processor, processor.on_end)
 
-    def covers(self, provider: object) -> bool:
-        """Whether nothing of this provider is left to be exported here."""
+    def covers_all(self, *since: object) -> bool:
+        """Tell whether this process has no span to export, nor the providers set up `since`."""
+        return not self._kept and all(map(self._covers, (*self._providers, *since)))
+
+    def _covers(self, provider: object) -> bool:
         if not hasattr(provider, "force_flush"):
             return True
         processors = _processors(provider)
@@ -67,50 +79,15 @@ class _Diversion:
                 pass_on(error)
                 sent = False
             if not sent:
-                self.kept = True
+                self._kept = True
                 on_end(span)
 
         return divert
 
 
-_diversion: _Diversion | None = None
-"""Of this process, if it is a child whose parent exports for it."""
-
-
-def divert(providers: Iterable[object], send: Callable[..., bool]) -> None:
-    """In a child: let spans that end from now on go through `send`, which says if it could."""
-    global _diversion  # noqa: PLW0603 - of the process, as its SDK
-    if _diversion is None:
-        _diversion = _Diversion(providers, send)
-
-
-def all_diverted(*since: object) -> bool:
-    """Tell whether this process has no span to export, nor those providers set up `since`."""
-    if _diversion is None or _diversion.kept:
-        return False
-    return all(map(_diversion.covers, (*_diversion.providers, *since)))
-
-
-_remembered: tuple[object, ...] = ()
-"""The providers that a parent exports for its children with."""
-_inherited: frozenset[int] | None = None
-"""In a child: the ids of the processors that its parent has, too."""
-
-
-def remember(providers: Iterable[object]) -> None:
-    """In a parent: export for children forked from now on with what these providers have."""
-    global _remembered  # noqa: PLW0603 - of the process, as its SDK
-    _remembered = tuple(dict.fromkeys((*_remembered, *providers)))
-
-
-def enter_child() -> None:
-    """In a forked child: export again, since what is diverted ends with another process."""
-    global _diversion, _inherited  # noqa: PLW0603 - of the process, as its SDK
-    if _diversion is not None:
-        _diversion.undo()
-        _diversion = None
-    if _remembered:
-        _inherited = frozenset(id(processor) for processor, _ in _exporting(_remembered))
+def exporting_ids(providers: Iterable[object]) -> frozenset[int]:
+    """Return the ids of the processors that a parent exports with, as its children see them."""
+    return frozenset(id(processor) for processor, _ in _exporting(providers))
 
 
 def receive(providers: Iterable[object], processor_id: int, packed: list[Any]) -> None:

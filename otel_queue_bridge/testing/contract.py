@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from otel_queue_bridge.cli.receiver import Span
+    from otel_queue_bridge.otlp import Span
 
 
 class Run(Protocol):

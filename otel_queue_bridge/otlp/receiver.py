@@ -1,6 +1,6 @@
 """A small OTLP/HTTP collector on the loopback interface that keeps what it is sent.
 
-`demo` and `view` draw what it received; the tests use it as their oracle.
+`demo` draws what it received; `testing` and our own tests use it as their oracle.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ import json
 import socket
 import threading
 import zlib
-from base64 import b64decode
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
-from google.protobuf.json_format import MessageToJson  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
@@ -32,18 +29,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
-from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from otel_queue_bridge.otlp.records import Point, Span, read_points, read_spans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
 
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from typing_extensions import Self
 
-Attributes: TypeAlias = dict[str, Any]
 Request: TypeAlias = (
     ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
 )
@@ -56,71 +50,6 @@ _SERVICES: dict[str, tuple[type[Request], bytes]] = {
     ),
     "/v1/logs": (ExportLogsServiceRequest, ExportLogsServiceResponse().SerializeToString()),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    name: str
-    time: int
-    attributes: Attributes
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    trace_id: str
-    span_id: str
-    attributes: Attributes
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A span as it arrived; ids in lower hex, times in nanoseconds since the epoch."""
-
-    name: str
-    kind: str
-    trace_id: str
-    span_id: str
-    parent_id: str
-    """Empty for a root."""
-    start: int
-    end: int
-    attributes: Attributes
-    events: tuple[Event, ...]
-    links: tuple[Link, ...]
-    status: str
-    """UNSET, OK or ERROR."""
-    status_message: str
-    service: str
-    resource: Attributes
-    scope: str
-    scope_version: str
-    schema_url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One data point of one metric; times in nanoseconds since the epoch."""
-
-    metric: str
-    unit: str
-    description: str
-    kind: str
-    """sum, gauge or histogram."""
-    monotonic: bool
-    temporality: str
-    """CUMULATIVE or DELTA; UNSPECIFIED for a gauge."""
-    attributes: Attributes
-    service: str
-    resource: Attributes
-    scope: str
-    start: int
-    time: int
-    value: float = 0
-    """Of a sum or gauge."""
-    count: int = 0
-    sum: float = 0
-    bucket_counts: tuple[int, ...] = ()
-    bounds: tuple[float, ...] = ()
 
 
 class Receiver:
@@ -314,109 +243,6 @@ class _Connection(BaseHTTPRequestHandler):
 
     def log_request(self, code: object = "", size: object = "") -> None:
         """Keep the terminal for the reader."""
-
-
-def read_spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
-    """Every span of a request."""
-    for group in request.resource_spans:
-        resource = _attributes(group.resource.attributes)
-        for scope in group.scope_spans:
-            for span in scope.spans:
-                yield Span(
-                    name=span.name,
-                    kind=SpanMessage.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
-                    trace_id=span.trace_id.hex(),
-                    span_id=span.span_id.hex(),
-                    parent_id=span.parent_span_id.hex(),
-                    start=span.start_time_unix_nano,
-                    end=span.end_time_unix_nano,
-                    attributes=_attributes(span.attributes),
-                    events=tuple(
-                        Event(event.name, event.time_unix_nano, _attributes(event.attributes))
-                        for event in span.events
-                    ),
-                    links=tuple(
-                        Link(link.trace_id.hex(), link.span_id.hex(), _attributes(link.attributes))
-                        for link in span.links
-                    ),
-                    status=Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
-                    status_message=span.status.message,
-                    service=str(resource.get("service.name", "")),
-                    resource=resource,
-                    scope=scope.scope.name,
-                    scope_version=scope.scope.version,
-                    schema_url=scope.schema_url or group.schema_url,
-                )
-
-
-def read_points(request: ExportMetricsServiceRequest) -> Iterator[Point]:
-    """Every sum, gauge and histogram data point of a request."""
-    for group in request.resource_metrics:
-        resource = _attributes(group.resource.attributes)
-        for scope in group.scope_metrics:
-            for metric in scope.metrics:
-                yield from _points(metric, resource, scope.scope.name)
-
-
-def _points(metric: Metric, resource: Attributes, scope: str) -> Iterator[Point]:
-    kind = metric.WhichOneof("data")
-    if kind not in ("sum", "gauge", "histogram"):
-        return
-    data = getattr(metric, kind)
-    temporality = AggregationTemporality.Name(getattr(data, "aggregation_temporality", 0))
-    for point in data.data_points:
-        if kind == "histogram":
-            measured = {
-                "count": point.count,
-                "sum": point.sum,
-                "bucket_counts": tuple(point.bucket_counts),
-                "bounds": tuple(point.explicit_bounds),
-            }
-        else:
-            measured = {"value": getattr(point, point.WhichOneof("value") or "as_int")}
-        yield Point(
-            metric=metric.name,
-            unit=metric.unit,
-            description=metric.description,
-            kind=kind,
-            monotonic=getattr(data, "is_monotonic", False),
-            temporality=temporality.removeprefix("AGGREGATION_TEMPORALITY_"),
-            attributes=_attributes(point.attributes),
-            service=str(resource.get("service.name", "")),
-            resource=resource,
-            scope=scope,
-            start=point.start_time_unix_nano,
-            time=point.time_unix_nano,
-            **measured,
-        )
-
-
-def to_otlp_json(request: ExportTraceServiceRequest) -> str:
-    """Write a request as OTLP JSON, which differs from protobuf's JSON: its ids are hex."""
-
-    def with_hex_ids(entry: dict[str, Any]) -> dict[str, Any]:
-        for name in ("traceId", "spanId", "parentSpanId"):
-            if name in entry:
-                entry[name] = b64decode(entry[name]).hex()
-        return entry
-
-    text = MessageToJson(request, use_integers_for_enums=True)
-    return json.dumps(json.loads(text, object_hook=with_hex_ids), indent=2)
-
-
-def _attributes(pairs: Iterable[KeyValue]) -> Attributes:
-    return {pair.key: _value(pair.value) for pair in pairs}
-
-
-def _value(value: AnyValue) -> object:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
-    if kind == "bytes_value":
-        return value.bytes_value.hex()
-    return getattr(value, kind) if kind else None
 
 
 def _summary(spans: list[Span]) -> str:

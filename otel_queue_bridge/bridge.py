@@ -1,0 +1,273 @@
+"""One queue library, instrumented: the adapter's `Recorder`, and owner of all that is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
+
+from otel_queue_bridge import failures, semconv
+from otel_queue_bridge.failures import Reports
+from otel_queue_bridge.forks import lifecycle, spans
+from otel_queue_bridge.forks.relay import Relay
+from otel_queue_bridge.metrics import Measurements
+from otel_queue_bridge.operation import Operations
+from otel_queue_bridge.patching import Patches
+from otel_queue_bridge.tracing import Tracing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from opentelemetry.trace import TracerProvider
+    from opentelemetry.util.types import AttributeValue
+
+    from otel_queue_bridge.adapter import Adapter, Advice, Outcome, Reading, Task
+    from otel_queue_bridge.config import Config
+    from otel_queue_bridge.forks.relay import Line, Receivers
+    from otel_queue_bridge.operation import Exchange, Operation
+    from otel_queue_bridge.semconv import Metric
+
+
+class Bridge:
+    """One queue library, instrumented with one configuration, until `undo`."""
+
+    def __init__(self, adapter: Adapter, config: Config) -> None:
+        self.config = config
+        self.system = adapter.system
+        reports = Reports(adapter.system)
+        self._tracing = Tracing(adapter.system, config, adapter.span_names, reports)
+        self._measurements = Measurements(adapter.system, config)
+        self._operations = Operations(config, self._tracing, self._measurements, reports)
+        self._patches = Patches(self, reports)
+        self._on = True
+        self._opened: list[_Opened] = []
+        self._line: Line | None = None
+        self._relayed: tuple[TracerProvider, ...] = ()
+        self._parents: frozenset[int] | None = None
+        self._diversion: spans.Diversion | None = None
+        failures.expect(self, adapter.interrupts)
+        lifecycle.join(self)
+        for hook in adapter.hooks:
+            self._patches.install(hook)
+
+    def undo(self) -> None:
+        """Restore the library exactly, and close all that was opened."""
+        self._on = False
+        self._patches.undo()
+        for opened in tuple(self._opened):
+            opened.close()
+        if self._diversion is not None:
+            self._diversion.undo()
+            self._diversion = None
+        lifecycle.leave(self)
+        failures.forget(self)
+
+    def active(self) -> bool:
+        """Tell whether there is anything to do: an SDK, and no suppression in this context."""
+        if not self._tracing.active() and not self._measurements.active():
+            return False
+        return is_instrumentation_enabled()
+
+    # Operations
+
+    def submit(self, task: Task) -> Operation:
+        return self._operations.submit(task)
+
+    def dispatch(
+        self, task: Task, *, start_time: int | None = None, measured: bool = True
+    ) -> Operation:
+        return self._operations.dispatch(task, start_time, measured=measured)
+
+    def execute(
+        self, task: Task, *, start_time: int | None = None, measured: bool = False
+    ) -> Operation:
+        return self._operations.execute(task, start_time, measured=measured)
+
+    def attempted(
+        self, task: Task, outcome: Outcome, *, started: float, duration: float | None
+    ) -> None:
+        self._operations.attempted(task, outcome, started, duration)
+
+    def exchange(
+        self, name: str, carriers: Sequence[object], attributes: Mapping[str, AttributeValue]
+    ) -> Exchange:
+        fixed = {semconv.MESSAGING_SYSTEM: self.system, **attributes}
+        return self._operations.exchange(name, carriers, fixed)
+
+    def suppressed(self) -> AbstractContextManager[None]:
+        return suppress_instrumentation()
+
+    # Gauges
+
+    def watch_workers(
+        self, read: Callable[..., Iterable[Reading]], of: object = None
+    ) -> Callable[[], None]:
+        return self._watch(semconv.WORKERS, read, of)
+
+    def watch_depth(
+        self, read: Callable[..., Iterable[Reading]], of: object = None
+    ) -> Callable[[], None]:
+        if not self.config.queue_depth:
+            return _nothing
+        return self._watch(semconv.DEPTH, read, of)
+
+    def _watch(
+        self, metric: Metric, read: Callable[..., Iterable[Reading]], of: object
+    ) -> Callable[[], None]:
+        if not self._on:  # undone while a worker was starting
+            return _nothing
+        if of is not None:
+            read = partial(_read_of, weakref.ref(of), read)
+        return self._open(self._measurements.watch(metric, read), of).close
+
+    # Forked children
+
+    def relay(self, of: object = None, *, spans_apart: bool = False) -> Relay:
+        self._relayed = self._tracer_providers()
+        apart = spans_apart and self.config.horse_export == "relay"
+        relay = Relay(self._receivers, self.config.flush_timeout, spans_apart=apart)
+        self._open(relay.close, of)
+        if not self._on:
+            relay.close()
+        return relay
+
+    def _receivers(self) -> Receivers:
+        receivers: dict[str, Callable[..., None]] = {"span": partial(spans.receive, self._relayed)}
+        if self._measurements.active():
+            receivers["count"] = _count
+        return receivers
+
+    def relayed(self, key: str, value: float | None, *facts: str | None) -> None:
+        """Record what a child has counted."""
+        self._measurements.relayed(key, value, *facts)
+
+    def relay_spans(self) -> None:
+        if self._line is None or self.config.horse_export != "relay" or self._diversion is not None:
+            return
+        way = self._line.apart or self._line
+        self._diversion = spans.Diversion(self._tracer_providers(), self._parents, way.send)
+
+    def tell(self, message: str) -> None:
+        if self._line is not None:
+            self._line.send("tell", message)
+
+    def providers(self) -> tuple[object, ...]:
+        return tuple(filter(None, (self.config.tracer_provider, self.config.meter_provider)))
+
+    def enter_child(self, line: Line | None) -> None:
+        """In a forked child: leave what the parent has opened to the parent."""
+        if self._diversion is not None:  # what it sent through ends with another process
+            self._diversion.undo()
+            self._diversion = None
+        if self._relayed:
+            self._parents = spans.exporting_ids(self._relayed)
+        self._line = line
+        counts = line is not None and "count" in line.kinds
+        self._measurements.report_to(line.count if line is not None and counts else None)
+        self._patches.enter_child()
+        for opened in self._opened:
+            opened.forget()
+        self._opened.clear()
+
+    def flush(self, *, metrics: bool = False) -> None:
+        providers: tuple[Any, ...] = self._tracer_providers()
+        if self._diversion is not None and self._diversion.covers_all(*providers):
+            providers = ()
+        if metrics:
+            providers += (self._meter_provider(),)
+        lifecycle.flush(self.config.flush_timeout, *providers)
+
+    # What was opened, and for whom
+
+    def _open(self, close: Callable[[], None], of: object) -> _Opened:
+        opened = _Opened(close, self._opened)
+        if of is not None:
+            opened.belong_to(of)
+        return opened
+
+    def close(self, of: object) -> None:
+        for opened in tuple(self._opened):
+            if opened.belongs_to(of):
+                opened.close()
+
+    # Patches
+
+    def patch(self, owner: object, attribute: str, advice: Advice) -> None:
+        self._patches.patch(owner, attribute, advice)
+
+    def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
+        return self._patches.advised(function, advice)
+
+    def silence(self, functions: Iterable[str]) -> None:
+        """Have the library's own telemetry record nothing."""
+        for function in functions:
+            self._patches.replace(function, _record_nothing)
+
+    def _tracer_providers(self) -> tuple[TracerProvider, ...]:
+        """Return the one that we record with, and the one that the user does."""
+        own = self.config.tracer_provider
+        everybodys = trace.get_tracer_provider()
+        return (everybodys,) if own in (None, everybodys) else (own, everybodys)
+
+    def _meter_provider(self) -> object:
+        return self.config.meter_provider or metrics.get_meter_provider()
+
+
+class _Opened:
+    """Something that is open: it closes once, by hand, by `undo`, or when its owner is gone."""
+
+    def __init__(self, close: Callable[[], None], among: list[_Opened]) -> None:
+        self._close = close
+        self._among = among
+        self._owner: Callable[[], object] = _nothing
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+        among.append(self)
+
+    def belong_to(self, owner: object) -> None:
+        self._owner = weakref.ref(owner)
+        self._finalizer = weakref.finalize(owner, self.close)
+        self._finalizer.atexit = False
+
+    def belongs_to(self, owner: object) -> bool:
+        return self._owner() is owner
+
+    def close(self) -> None:
+        try:  # by itself whole: a collection of garbage may come in between, and close it
+            self._among.remove(self)
+        except ValueError:
+            return
+        self.forget()
+        self._close()
+
+    def forget(self) -> None:
+        """Let it be: it is closed, or belongs to another process."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+
+def _read_of(
+    owner: Callable[[], Any], read: Callable[[Any], Iterable[Reading]]
+) -> Iterable[Reading]:
+    found = owner()
+    return () if found is None else read(found)
+
+
+def _count(system: str, key: str, value: float | None, *facts: str | None) -> None:
+    """Record what a child has counted, for whichever queue it did so."""
+    for bridge in lifecycle.participants():
+        if isinstance(bridge, Bridge) and bridge.system == system:
+            bridge.relayed(key, value, *facts)
+            return
+
+
+def _record_nothing(*_: object, **__: object) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def _nothing() -> None:
+    """Stand in for closing what was never opened."""

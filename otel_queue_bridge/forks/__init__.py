@@ -1,0 +1,1 @@
+"""All that a fork needs, the surgery on OpenTelemetry's SDK included."""

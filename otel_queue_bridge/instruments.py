@@ -1,0 +1,286 @@
+"""The instruments of one meter provider, shared by all queues of a process: tables and gauges.
+
+Counters are tables of ours that observable instruments read. A table can be cleared after a
+fork, where the SDK would go on exporting what the parent had counted, and adding to it costs a
+fraction of the SDK's `Counter.add`. Histograms are the SDK's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.metrics import Observation
+
+from otel_queue_bridge import semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from opentelemetry import metrics
+    from opentelemetry.metrics import CallbackOptions, MeterProvider
+
+_logger = logging.getLogger("otel_queue_bridge")
+
+SCOPE = "otel_queue_bridge"
+_LARGEST = 2000
+"""Attribute sets of one instrument, as the metrics SDK specification has it by default."""
+_EARLY = 1000
+"""Records that a histogram keeps until the SDK has made it."""
+_READING_LIMIT = 1.0
+"""Seconds that a broker may take to tell how deep its queues are."""
+_REGISTERING_LIMIT = 0.1
+"""Seconds to wait for the SDK to take an instrument; it goes on without us."""
+
+Attributes = tuple[tuple[str, "str | bool"], ...]
+"""Of a data point, hashable."""
+
+_OVERFLOW: Attributes = ((semconv.OVERFLOW, True),)
+
+
+class Counter:
+    """A table of counts."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[Attributes, int] = {}
+
+    def record(self, attributes: Attributes, _: float | None = None) -> None:
+        with self._lock:
+            counts = self._counts
+            if attributes not in counts and len(counts) >= _LARGEST:
+                attributes = _OVERFLOW
+            counts[attributes] = counts.get(attributes, 0) + 1
+
+    def observe(self, _: CallbackOptions) -> list[Observation]:
+        with self._lock:
+            counts = list(self._counts.items())
+        return [Observation(count, dict(attributes)) for attributes, count in counts]
+
+
+class Histogram:
+    """One of the SDK's, usable before the SDK has made it."""
+
+    def __init__(self) -> None:
+        self._made: metrics.Histogram | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        self._lock = threading.Lock()
+        self._sets: set[Attributes] = set()
+        self._early: list[tuple[Attributes, float]] = []
+
+    def record(self, attributes: Attributes, value: float | None) -> None:
+        if value is None:
+            return
+        if attributes not in self._sets:
+            if len(self._sets) >= _LARGEST:
+                attributes = _OVERFLOW
+            else:
+                self._sets.add(attributes)
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    if len(self._early) < _EARLY:
+                        self._early.append((attributes, value))
+                    return
+        self._made.record(value, dict(attributes))
+
+    def start(self, made: metrics.Histogram) -> None:
+        with self._lock:
+            self._made = made
+            for attributes, value in self._early:
+                made.record(value, dict(attributes))
+            self._early.clear()
+
+
+class Gauge:
+    """What several sources read, in one instrument.
+
+    A second instrument of the same name would be dropped by the SDK, without a word.
+    """
+
+    def __init__(self, *, summed: bool) -> None:
+        self._sources: list[_Source] = []
+        self._summed = summed
+        self._removed: dict[Attributes, int] = {}
+
+    def observe(self, _: CallbackOptions) -> list[Observation]:
+        values = self._removed.copy()
+        for source in tuple(self._sources):
+            read: dict[Attributes, int] = values if self._summed else {}
+            for value, attributes in source():
+                read[attributes] = read.get(attributes, 0) + value
+            values.update(read)
+        return [Observation(value, dict(attributes)) for attributes, value in values.items()]
+
+    def add(self, source: _Source) -> None:
+        self._sources.append(source)
+
+    def remove(self, source: _Source) -> None:
+        """Read this no more; what it adds to a sum is 0 from now on."""
+        with suppress(ValueError):  # gone already, after a fork
+            self._sources.remove(source)
+            if self._summed:
+                self._removed.update((attributes, 0) for _, attributes in source.last)
+
+    def clear(self) -> None:
+        self._sources.clear()
+        self._removed.clear()
+
+
+class Instruments:
+    """Those of one meter provider, each made when first asked for."""
+
+    def __init__(self, provider: MeterProvider) -> None:
+        self.meter = provider.get_meter(
+            SCOPE, version("otel-queue-bridge"), schema_url=semconv.SCHEMA_URL
+        )
+        self._lock = threading.Lock()
+        self._made: dict[str, Counter | Histogram | Gauge] = {}
+        self._pending: dict[str, Callable[[], None]] = {}
+
+    def counter(self, name: str, unit: str, description: str) -> Counter:
+        def register(counter: Counter) -> None:
+            self.meter.create_observable_counter(name, [counter.observe], unit, description)
+
+        counter: Counter = self._get(name, Counter, register)
+        return counter
+
+    def histogram(self, name: str, unit: str, description: str) -> Histogram:
+        def register(histogram: Histogram) -> None:
+            made = self.meter.create_histogram(
+                name, unit, description, explicit_bucket_boundaries_advisory=semconv.BUCKETS
+            )
+            histogram.start(made)
+
+        histogram: Histogram = self._get(name, Histogram, register)
+        return histogram
+
+    def gauge(self, name: str, unit: str, description: str, *, summed: bool) -> Gauge:
+        """Return the gauge of this name; `summed` if its values add up over processes."""
+
+        def register(gauge: Gauge) -> None:
+            create = (
+                self.meter.create_observable_up_down_counter
+                if summed
+                else self.meter.create_observable_gauge
+            )
+            create(name, [gauge.observe], unit, description)
+
+        gauge: Gauge = self._get(name, partial(Gauge, summed=summed), register)
+        return gauge
+
+    def _get(self, name: str, make: Callable[[], Any], register: Callable[[Any], None]) -> Any:
+        found = self._made.get(name)
+        if found is None:
+            with self._lock:
+                found = self._made.get(name)
+                if found is None:
+                    found = self._made[name] = make()
+                    self._pending[name] = partial(register, found)
+        return found
+
+    def register(self) -> None:
+        """Have the SDK know what was made since, without waiting for a collection under way.
+
+        The SDK (1.45 `SynchronousMeasurementConsumer`) holds one lock while it runs everybody's
+        callbacks, and takes a new instrument under the same lock: a slow callback of the user's
+        would hold up the first task.
+        """
+        if not self._pending:
+            return
+        thread = threading.Thread(
+            target=self._register, name="otel_queue_bridge.register", daemon=True
+        )
+        with suppress(RuntimeError):  # the interpreter is shutting down, and starts no thread
+            thread.start()
+            thread.join(_REGISTERING_LIMIT)
+
+    def _register(self) -> None:
+        for name in tuple(self._pending):
+            register = self._pending.get(name)
+            if register is None:
+                continue
+            try:
+                register()
+            except Exception as error:  # noqa: BLE001 - an SDK of whatever kind
+                _logger.warning("no metric %s: %s", name, type(error).__name__)
+            self._pending.pop(name, None)
+
+    def start_from_nothing(self) -> None:
+        """In a forked child: forget what the parent counted and watched."""
+        self._lock = threading.Lock()
+        for made in tuple(self._made.values()):
+            made.clear()
+
+
+_instruments: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
+
+
+def instruments_of(provider: MeterProvider) -> Instruments:
+    """Return those of this provider: the same for every queue, and for whoever comes back."""
+    found = _instruments.get(provider)
+    return _instruments.setdefault(provider, Instruments(provider)) if found is None else found
+
+
+def all_instruments() -> list[tuple[MeterProvider, Instruments]]:
+    return list(_instruments.items())
+
+
+class _Source:
+    """A reading that may hang or fail: then there is none, and one warning."""
+
+    def __init__(self, read: Callable[[], Iterable[tuple[int, Attributes]]], name: str) -> None:
+        self._read = read
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._warned = False
+        self.last: list[tuple[int, Attributes]] = []
+
+    def __call__(self) -> list[tuple[int, Attributes]]:
+        if self._thread is not None and self._thread.is_alive():
+            return []
+        readings: list[list[tuple[int, Attributes]]] = []
+        errors: list[str] = []
+        thread = threading.Thread(target=self._run, args=(readings, errors), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down, and starts no thread
+            return []
+        self._thread = thread
+        thread.join(_READING_LIMIT)
+        if readings:
+            self._warned = False
+            self.last = readings[0]
+            return self.last
+        if not self._warned:
+            self._warned = True
+            reason = errors[0] if errors else f"not within {_READING_LIMIT:g} s"
+            _logger.warning("no reading of %s for now: %s", self._name, reason)
+        return []
+
+    def _run(self, readings: list[list[tuple[int, Attributes]]], errors: list[str]) -> None:
+        try:
+            with suppress_instrumentation():
+                readings.append(list(self._read()))
+        except Exception as error:  # noqa: BLE001 - whatever a broker's client raises
+            errors.append(type(error).__name__)
+
+
+def watch(
+    gauge: Gauge, read: Callable[[], Iterable[tuple[int, Attributes]]], name: str
+) -> Callable[[], None]:
+    """Read this at each export; the function returned ends that."""
+    source = _Source(read, name)
+    gauge.add(source)
+    return partial(gauge.remove, source)
