@@ -106,8 +106,7 @@ class Patches:
 
     def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
         """Return a function that runs this one, a callback for one call, inside the advice."""
-        advised: Callable[..., Any] = _Advised(self, advice.__qualname__, advice).around(function)
-        return advised
+        return _Advised(self, advice.__qualname__, advice).around_callback(function)
 
     def enter_child(self) -> None:
         """In a forked child: free what another thread may have held at the fork."""
@@ -305,6 +304,16 @@ class _Advised:
         self.maker = maker
         """Of a factory's product, the factory's call; of an instance's attribute, the instance."""
         self.owner: type | None = None
+
+    def around_callback(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that nobody looks at: it is made for one call, so it has to be cheap."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if not self._wanted(None):
+                return function(*args, **kwargs)
+            return self._run(function, Call(None, args, kwargs))
+
+        return called
 
     def around(self, function: Any) -> Any:
         """Return a function that stands for one that is bound to nothing."""

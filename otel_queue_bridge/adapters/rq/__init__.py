@@ -14,6 +14,7 @@ adapter = Adapter(
         "rq.timeouts:BaseTimeoutException",
         "rq.exceptions:ShutDownImminentException",
         "rq.exceptions:StopRequested",
+        "rq.worker:StopRequested",  # its place in RQ 2.0
     ),
     hooks=(
         Hook("rq.queue:Queue.enqueue_job", submit.submit),
