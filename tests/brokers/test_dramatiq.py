@@ -621,14 +621,14 @@ def test_nothing_stays_attached_to_the_worker_thread(
     stub.add_middleware(Skipping())
     skipped, failing, broken = (Ran(stub, name) for name in ("skipped", "failing", "broken"))
     failing.body = failing.fail_once
-    told = attempt.Attempt.outcome
+    told = attempt.Run.outcome
 
-    def outcome(self: attempt.Attempt, raised: BaseException | None) -> Any:
-        if self.message_id == ours.message_id:
+    def outcome(self: attempt.Run, raised: BaseException | None) -> Any:
+        if self._message_id == ours.message_id:
             raise RuntimeError
         return told(self, raised)
 
-    monkeypatch.setattr(attempt.Attempt, "outcome", outcome)
+    monkeypatch.setattr(attempt.Run, "outcome", outcome)
     found: list[object] = []
     queue: PriorityQueue[Any] = PriorityQueue()
     get = queue.get
