@@ -322,7 +322,7 @@ def send(name: str, count: int = 1, **options: Any) -> None:
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    if isinstance(given, list):  # cases, each in a trace of its own
+    if isinstance(given, list):  # cases, each in a separate trace
         for name in given:
             with tracer.start_as_current_span("caller"):
                 try:

@@ -258,7 +258,7 @@ def test_a_time_limit_ends_a_job_wherever_it_strikes(fleet: Fleet, export: str) 
 
 
 class Connections(Receiver):
-    """Notes whose spans came over each connection, which has a thread of its own."""
+    """Notes whose spans came over each connection; each connection has a separate thread."""
 
     def __init__(self) -> None:
         super().__init__()
