@@ -1,14 +1,14 @@
-# Each target sets itself up in .venv; a fresh machine needs Python alone, with venv and pip.
+# Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
 .NOTPARALLEL:
 .PHONY: demo test test-lowest check bench
 
 BIN := .venv/bin
 
-# What is imported gets compiled when it is first run, instead of all of pandas at set-up: that halves it.
+# Modules are compiled when they are first imported. Compiling all of pandas at set-up takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The first Python of 3.12 or newer, else of 3.10: run, not looked up, as a pyenv shim may stand for nothing.
+# Take the first Python that is 3.12 or newer, else 3.10 or newer. Run each: a pyenv shim may lead nowhere.
 CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.13 python3.14 python3.15 python3.11 python3.10)
 ASK := import os, sys, venv, ensurepip; least = (3, int(sys.argv[1])); \
 	sys.exit(1) if sys.version_info < least else None; \
@@ -19,7 +19,7 @@ VERSION := $(firstword $(FOUND))
 INTERPRETER := $(wordlist 2,99,$(FOUND))
 MADE := .venv/python-$(VERSION)
 
-# What another Python made, or a make that is no more left unfinished, goes; a .venv of other origin stays and is used.
+# Remove a .venv that another Python made, or that a dead make left unfinished. Use one of any other origin.
 BEGIN := mkdir .venv-unfinished && echo $$PPID >.venv-unfinished/make
 $(if $(VERSION),$(shell { \
 	if test -e .venv-unfinished; then ! kill -0 "$$(cat .venv-unfinished/make)"; \
@@ -28,12 +28,12 @@ $(if $(VERSION),$(shell { \
 demo: .venv/installed-demo
 	@$(BIN)/otel-queue-bridge demo $(ARGS)
 
-# Most of the time is waiting for real processes: three at once, whatever the cores.
+# Tests mostly wait for real processes: so three run at once, however many cores there are.
 test: .venv/installed-test
 	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadscope $(ARGS)
 
-# The contract again, with the oldest versions that pyproject.toml allows, and FastWorker's behaviour: only the
-# oldest has subworkers as shipped. Their drivers warn a lot.
+# Run the contract with the oldest versions that pyproject.toml allows, and FastWorker's tests, because only
+# its oldest version has subworkers that start. The old drivers warn a lot.
 test-lowest: .venv-lowest/installed
 	@.venv-lowest/bin/python -W ignore -m pytest --numprocesses=3 --dist=loadscope --override-ini=filterwarnings= \
 		tests/contract tests/brokers/test_fastworker*.py -k "not rabbitmq" $(ARGS)
@@ -44,11 +44,11 @@ check: .venv/installed-test .venv/installed-check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-# ARGS=--instructions counts them too; that takes valgrind and minutes.
+# ARGS=--instructions counts instructions, too; that needs valgrind and takes minutes.
 bench: .venv/installed-test
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-# Python 3.10 and 3.11 bring a pip that takes minutes to find a set of packages that fit: hence the upgrade.
+# Upgrade pip: the one in Python 3.10 and 3.11 takes minutes to find packages that fit together.
 $(MADE):
 	@test -n "$(VERSION)" || { echo "No Python 3.10 or newer with venv and pip found: install Python 3.12" \
 		"or newer (on Debian and Ubuntu: apt install python3 python3-venv)." >&2; exit 1; }
@@ -66,7 +66,7 @@ $(MADE):
 	@touch $@
 
 .venv/installed-%: pyproject.toml | $(MADE)
-	@echo "Installing what '$*' needs into .venv"
+	@echo "Installing the dependencies of '$*' into .venv"
 	@$(BEGIN)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -e '.[$*]'
 	@touch $@

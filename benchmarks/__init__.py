@@ -1,5 +1,5 @@
 """What telemetry costs per task; `make bench`.
 
-Each variant runs in a process of its own, in turn with all others. The floor is what nobody can
-go below: the bare SDK calls that our spans and metrics need, written around plain Celery.
+Each variant runs in its own process, and all take turns. The floor is the least possible cost: the
+bare SDK calls that our spans and metrics need, written around plain Celery.
 """

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _AIM = {"recording": "1.30", "sampled out": "1.50"}
-"""Of the floor, at most."""
+"""Our cost, as a multiple of the floor, should be at most this."""
 _AIM_WITHOUT = {"submit": "6 µs", "work": "12 µs"}
-"""6 µs per operation; work has two of ours, dispatch and execute."""
+"""Our cost without an SDK should be at most 6 µs per operation; `work` has two of them."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only see whether everything runs")
+    parser.add_argument("--quick", action="store_true", help="only check that everything runs")
     parser.add_argument("--instructions", action="store_true", help="count them too (valgrind)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     options = parser.parse_args()
@@ -36,7 +36,7 @@ def main() -> None:
     if options.instructions:
         measured["k instr."] = instructions.measure(10 if options.quick else 60)
     jobs = rq_jobs.measure(*((5, 1) if options.quick else (60, 5)))
-    # A pipe has no width of its own.
+    # A pipe has no width that `rich` could use.
     console = Console(width=None if os.isatty(1) else 120)
     console.print(table(measured))
     console.print(table_of_jobs(jobs))
@@ -80,7 +80,7 @@ def table(measured: Mapping[str, Mapping[Cell, float]]) -> Table:
 
 
 def table_of_jobs(jobs: Mapping[str, float]) -> Table:
-    """Show the wall time of a job, and what it has of telemetry."""
+    """Show the wall time of a job, and how much of it telemetry adds."""
     drawn = Table(title="One RQ job in a work-horse, median (aim: 3 ms added)")
     for name in ("telemetry", "ms", "added"):
         drawn.add_column(name, justify="left" if name == "telemetry" else "right")

@@ -1,4 +1,4 @@
-"""The two paths of a Celery task, without a broker: the submit, and what a worker does with it."""
+"""The two paths of a Celery task, without a broker: the submit, and the work of a worker."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def keep_from_broker() -> None:
 
 
 def worker() -> Callable[[Mapping[str, Any]], None]:
-    """Return what a worker with the solo pool does with a message that has these headers."""
+    """Return a function that handles a message with these headers, as a solo worker does."""
     hostname = f"bench@{socket.gethostname()}"
     setup_worker_optimizations(app, hostname)
-    # By the name that the worker knows it by: it is the one that gets patched.
+    # Use the name that the worker uses, because that one gets patched.
     add.__trace__ = consumer_module.build_tracer(add.name, add, app.loader, hostname, app=app)
     pool = TaskPool(1, app=app)
     consumer = SimpleNamespace(
@@ -81,7 +81,7 @@ def worker() -> Callable[[Mapping[str, Any]], None]:
 
 
 def headers() -> dict[str, Any]:
-    """Return those of the task submitted last."""
+    """Return the headers of the task that was submitted last."""
     return dict(_published["headers"])
 
 
@@ -91,4 +91,4 @@ def _serialized() -> tuple[bytes, str, str, None]:
 
 
 def _settled(*_: object) -> None:
-    """Acknowledge or reject, where there is no broker to tell."""
+    """Stand in for acknowledging or rejecting, as there is no broker."""

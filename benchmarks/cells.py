@@ -1,4 +1,4 @@
-"""What is measured: each path of a task, under each variant."""
+"""The things to measure: each path of a task, under each variant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PATHS = ("submit", "work")
-"""`work` is all that a worker does with a message: receive, dispatch, execute, callbacks."""
+"""`work` is everything that a worker does with a message: receive, dispatch, execute, callbacks."""
 MODES = ("recording", "sampled out", "no SDK")
 
 
@@ -55,14 +55,14 @@ class NoExporter(SpanExporter):
 
 
 class Runner:
-    """Runs the tasks of one cell; for a process that runs no other."""
+    """Runs the tasks of one cell; the process must run no other cell."""
 
     def __init__(self, cell: Cell) -> None:
         celery_paths.keep_from_broker()
         self._spans: TracerProvider | None = None
         if cell.mode != "no SDK":
             self._spans = _set_sdk(sampled=cell.mode == "recording")
-            # As in a web handler: a submit has a parent.
+            # A submit has a parent, as in a web handler.
             caller = trace.get_tracer(__name__).start_span("POST")
             context.attach(trace.set_span_in_context(caller))
         if cell.who == "ours":
@@ -82,7 +82,7 @@ class Runner:
         if cell.who == "floor":
             inject(headers)
             work = Floor().around(work)
-        # No worker runs its tasks in the context of a caller.
+        # A worker does not run its tasks in the context of a caller.
         context.attach(context.Context())
         return lambda: work(headers)
 
@@ -98,7 +98,7 @@ class Runner:
         self.run(tasks)
         taken = time.thread_time_ns() - began
         if self._spans is not None:
-            self._spans.force_flush()  # here, not by a thread of its own while we measure
+            self._spans.force_flush()  # now, or a thread would do it while we measure
         return taken / 1000 / tasks
 
 

@@ -1,4 +1,4 @@
-"""CPU time: every cell in a process of its own, in turns, the minimum of all turns."""
+"""CPU time: every cell has its own process, all take turns, and the minimum of the turns counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.cells import CELLS, Cell, Runner
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-# All imports are made by now: a process takes no time to start, and the SDK's threads are its own.
+# All imports are done, so that a fork starts fast; each process starts its own SDK threads.
 _fork = multiprocessing.get_context("fork")
 
 

@@ -1,4 +1,4 @@
-"""The floor: the SDK calls that our spans and metrics need, by hand around plain Celery."""
+"""The floor: the SDK calls that our spans and metrics need, written around plain Celery."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _EXECUTE = _attributes("execute", "process")
 
 
 class _Count:
-    """What a table of counters costs."""
+    """A table of counts, which costs as much as ours has to."""
 
     def __init__(self, name: str, attributes: Mapping[str, str]) -> None:
         self._key = tuple(attributes.items())

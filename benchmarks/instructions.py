@@ -1,9 +1,9 @@
-"""Instructions per task, which no other program can disturb: counted by valgrind's callgrind.
+"""Instructions per task, counted by valgrind's callgrind: no other program can disturb them.
 
     python -m benchmarks.instructions TASKS
 
-A run of few tasks is taken from a run of many: the start cancels, as does the warming up. Of
-each the least of some turns: now and then Python does something at the cost of ten tasks.
+We subtract a run of few tasks from a run of many, so that start and warm-up cancel out. We take
+the minimum of some turns, because now and then Python does something as costly as ten tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.cells import CELLS, Cell, Runner
 
 _WARM = 40
-"""Tasks after which CPython has specialised its byte code."""
+"""The number of tasks after which CPython has specialised its byte code."""
 _TURNS = 2
 
 
@@ -29,7 +29,7 @@ def measure(tasks: int) -> dict[Cell, float]:
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
         done = subprocess.run(  # noqa: S603 - our own module
-            [  # noqa: S607 - wherever valgrind is
+            [  # noqa: S607 - valgrind may be anywhere
                 "valgrind",
                 "--tool=callgrind",
                 f"--callgrind-out-file={logs / 'callgrind.%p'}",
@@ -56,7 +56,7 @@ def _counted(log: Path) -> int:
 
 
 def _run(cell: Cell, tasks: int) -> int:
-    """Run it in a process that valgrind gives a log of its own, and return that one's number."""
+    """Run the tasks in a process that has its own valgrind log, and return its process id."""
     process = os.fork()
     if process == 0:
         Runner(cell).run(tasks)
@@ -66,7 +66,7 @@ def _run(cell: Cell, tasks: int) -> int:
 
 
 if __name__ == "__main__":
-    gc.disable()  # one collection more or less would be the largest difference
+    gc.disable()  # one collection more or less would be the largest difference of all
     more = int(sys.argv[1])
     runs = [(cell, tasks) for cell in CELLS for tasks in (_WARM, _WARM + more)]
     json.dump([[_run(*run) for _ in range(_TURNS)] for run in runs], sys.stdout)

@@ -1,4 +1,4 @@
-"""What a job costs a real RQ worker, which forks for each: wall time, against a real receiver.
+"""The wall time of a job in a real RQ worker, which forks for each job, with a real receiver.
 
 python -m benchmarks.rq_jobs MODE URL JOBS   runs one worker (see MODES) and prints its milliseconds
 """
@@ -25,7 +25,7 @@ MODES = ("nothing", "SDK alone", "relay", "flush")
 
 
 def measure(jobs: int, rounds: int) -> dict[str, float]:
-    """Return the median of each mode; rounds of all modes take turns, since machines drift."""
+    """Return the median of each mode; all modes take turns, because a machine's speed drifts."""
     found: dict[str, list[float]] = {mode: [] for mode in MODES}
     with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
         processes = Processes(Path(folder))

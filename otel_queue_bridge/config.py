@@ -1,6 +1,6 @@
-"""The options, from keywords and from the environment, and where each value came from.
+"""Read the options from keywords and the environment, and note where each value came from.
 
-The only reader of the environment. Keywords win over variables, variables over defaults.
+No other module reads options. Keywords win over variables, and variables over defaults.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Option(NamedTuple):
 
     default: Any
     parse: Callable[[Any], Any]
-    """From a string or a keyword's value to the option's; ValueError where it is not allowed."""
+    """Turns a string or a keyword's value into the option's value; ValueError if not allowed."""
     allowed: str
 
 
@@ -46,7 +46,7 @@ def _one_of(*names: str) -> Option:
     return Option(names[0], parse, "allowed are " + ", ".join(names))
 
 
-def _switch(default: bool) -> Option:  # noqa: FBT001 - an option's default, always written out below
+def _switch(default: bool) -> Option:  # noqa: FBT001 - all callers name it
     words = {"true": True, "1": True, "false": False, "0": False}
 
     def parse(value: Any) -> bool:
@@ -133,7 +133,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
 )
 
 FileOptions = make_dataclass("FileOptions", [(name, Any, None) for name in OPTIONS])
-"""What a declarative configuration (OTEL_CONFIG_FILE) may set; None for what it leaves out."""
+"""The options that a declarative configuration (OTEL_CONFIG_FILE) may set; None if it does not."""
 
 # `opentelemetry-instrument` makes a command-line flag of every name here that begins with OTEL_.
 globals().update({VARIABLE + name.upper(): VARIABLE + name.upper() for name in OPTIONS})
@@ -145,7 +145,7 @@ _KEYWORD_ONLY = {
     "submit_hook": "__call__",
     "execute_hook": "__call__",
 }
-"""Each with a method that its value must have."""
+"""Options that have no variable, each with the method that its value must have."""
 
 
 class Options(TypedDict, total=False):
@@ -176,7 +176,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every option, valid; see the README for what each means. Times are in seconds."""
+    """All options, checked; see the README for what each means. Times are in seconds."""
 
     queues: tuple[str, ...] | None = None
     naming: Literal["task", "system", "messaging"] = "task"
@@ -206,7 +206,7 @@ class Config:
 def load(
     keywords: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
 ) -> Config:
-    """Read the options; ConfigError names what is wrong, where, and what is allowed.
+    """Read the options; a ConfigError says what is wrong, where, and what is allowed.
 
     A misspelt variable is no error: see `unknown_variables`.
     """
@@ -215,7 +215,7 @@ def load(
     origin: dict[str, str] = {}
     for variable in sorted(environment):
         name = variable.removeprefix(VARIABLE).lower()
-        # OpenTelemetry takes an empty variable for one that is not set.
+        # OpenTelemetry treats an empty variable as one that is not set.
         if _is_option(variable) and environment[variable].strip():
             values[name] = _parse(name, environment[variable], variable)
             origin[name] = variable
@@ -236,7 +236,7 @@ def load(
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return what to say of each variable that looks like an option and is none."""
+    """Return a message for each variable that looks like an option but is not one."""
     return {
         variable: _unknown(variable, variable.removeprefix(VARIABLE).lower(), OPTIONS, VARIABLE)
         for variable in sorted(environment)
@@ -250,7 +250,7 @@ def _is_option(variable: str) -> bool:
 
 
 def switched_on(variable: str, environment: Mapping[str, str] = os.environ) -> bool | None:
-    """Read a library's own switch; None where it is not set. ConfigError on any other word."""
+    """Read a library's own switch: None if it is not set, ConfigError if its word is unknown."""
     value = environment.get(variable, "")
     if not value.strip():
         return None
@@ -265,7 +265,7 @@ def switched_on(variable: str, environment: Mapping[str, str] = os.environ) -> b
 def holds(
     variable: str, values: Iterable[str], environment: Mapping[str, str] = os.environ
 ) -> bool:
-    """Tell whether a library's own variable has one of these values, in any case."""
+    """Tell whether a library's own variable has one of these values, whatever their case."""
     return environment.get(variable, "").lower() in values
 
 

@@ -1,7 +1,7 @@
 """Carry the trace through a queue: inject, and extract to a parent and links.
 
-The propagators are OpenTelemetry's. We add two time stamps beside their fields, and a mark
-once a dispatch has taken the carrier over.
+The propagators are OpenTelemetry's. Beside their fields we add two time stamps, and a mark
+once the carrier holds a dispatch instead of the submit.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SUBMITTED = "otel-submitted"
 PLANNED = "otel-planned"
 """When the task is planned to start, if later; seconds since the epoch."""
 DISPATCHED = "otel-dispatched"
-"""Present once the carrier holds a dispatch instead of the submit; `once`: for one execute."""
+"""Set once the carrier holds a dispatch instead of the submit; `once` if one execute follows."""
 _EXECUTE_ID = 0x9E3779B97F4A7C15
-"""Combined with the dispatch's span id, it gives the span id of the one execute that follows."""
+"""XORed with the dispatch's span id, it gives the span id of the one execute that follows."""
 _FAR_FUTURE = 1e11
 _OWN = frozenset({SUBMITTED, PLANNED, DISPATCHED})
 
@@ -39,7 +39,7 @@ class TolerantGetter(Getter[Mapping[Any, Any]]):
 
     def get(self, carrier: Mapping[Any, Any], key: str) -> list[str] | None:
         value = carrier.get(key)
-        if type(value) is str:  # as ours always are
+        if type(value) is str:  # our own values always are
             return [value]
         if value is None:
             value = carrier.get(key.lower()) or carrier.get(key.title())
@@ -62,7 +62,7 @@ def _text(value: object) -> str | None:
 
 
 class Origin:
-    """Where an operation comes from, as its carrier says; a carrier is read once for each."""
+    """Where an operation comes from; it is read from the carrier once per operation."""
 
     __slots__ = ("context", "due", "links", "span_id")
 
@@ -74,7 +74,7 @@ class Origin:
         self.due = due
         """When the task became due: the latest of submit and plans, seconds since the epoch."""
         self.span_id: int | None = None
-        """The span id that the execute must have."""
+        """The span id that the execute must have, if that is settled already."""
 
 
 class Propagation:
@@ -92,7 +92,7 @@ class Propagation:
         return self._configured or propagate.get_global_textmap()
 
     def _fields(self) -> tuple[TextMapPropagator, frozenset[str], frozenset[str]]:
-        """Return the propagator, its fields as it writes them, and all of ours in lower case."""
+        """Return the propagator, its fields, and those and our own fields in lower case."""
         propagator = self._propagator
         known = self._known
         if known is None or known[0] is not propagator:
@@ -104,11 +104,11 @@ class Propagation:
     def submit(
         self, carrier: MutableMapping[str, Any], context: Context, eta: float | None
     ) -> None:
-        """Write a submit into the carrier, in place of whatever trace it held before."""
+        """Write a submit into the carrier; it replaces any trace that was there before."""
         propagator, _, lowered = self._fields()
         written = [key for key in carrier if isinstance(key, str) and key.lower() in lowered]
         if written:
-            # Some write more than their fields say: Jaeger's have a key for each baggage entry.
+            # Some write more keys than their fields: Jaeger's writes one per baggage entry.
             again: dict[str, str] = {}
             propagator.inject(again, context=self._extract(carrier, Context()))
             for key in {*written, *again}:
@@ -132,13 +132,13 @@ class Propagation:
         carrier[DISPATCHED] = "once" if once else "1"
 
     def source(self, task: Task, current: Context) -> Context:
-        """Return a submit's context: the caller's, else what the caller left in the carrier."""
+        """Return a submit's context: the current one if it has a span, else the carrier's."""
         if not task.carrier or trace.get_current_span(current).get_span_context().is_valid:
             return current
         return self._first((task.carrier,), current)[1]
 
     def origin(self, task: Task, current: Context) -> Origin:
-        """Return where a dispatch or execute comes from, as `relation` wants it."""
+        """Return where a dispatch or execute comes from, according to `relation`."""
         if task.carrier is None:
             return self._related(current, delay=0.0)
         carrier, context = self._first((task.carrier, *task.other_carriers), Context())
@@ -148,7 +148,7 @@ class Propagation:
             origin = Origin(context, due=_later(due, task.eta))
             if dispatched == ["once"]:
                 dispatch = trace.get_current_span(context).get_span_context()
-                # Zero, from a carrier that lost its trace on the way, names no dispatch.
+                # The id is 0 if the carrier lost its trace on the way; then any id will do.
                 origin.span_id = dispatch.span_id and dispatch.span_id ^ _EXECUTE_ID
             return origin
         delay = 0.0 if due is None or submitted is None else due - submitted
@@ -157,11 +157,11 @@ class Propagation:
         return origin
 
     def extract(self, carrier: object) -> Context:
-        """Return the operation that the carrier holds, whatever `relation` makes of it."""
+        """Return the context that the carrier holds, whatever `relation` says."""
         return self._first((carrier,), Context())[1]
 
     def due(self, task: Task) -> float | None:
-        """Return when the task became due, in seconds since the epoch, if its carrier tells."""
+        """Return when the task became due, in seconds since the epoch; None if that is unknown."""
         if task.carrier is None:
             return None
         return _later(_times(self._holding((task.carrier, *task.other_carriers)))[1], task.eta)
@@ -170,7 +170,7 @@ class Propagation:
         if self._relation == "child" and delay <= self._link_after:
             return Origin(context)
         remote = trace.get_current_span(context)
-        # Whatever else came along, baggage first of all, stays readable in the task.
+        # Only the span is dropped: the task can still read the rest, such as baggage.
         context = trace.set_span_in_context(INVALID_SPAN, context)
         if self._relation == "none" or not remote.get_span_context().is_valid:
             return Origin(context)
@@ -184,7 +184,7 @@ class Propagation:
         found = self._extract(carrier, context)
         if trace.get_current_span(found).get_span_context().is_valid:
             return carrier, found
-        # Other producers write other cases (Traceparent), or bytes.
+        # Other producers write keys in another case (Traceparent), or as bytes.
         for mapping in _mappings(carriers):
             lowered = {
                 text.lower(): value for key, value in mapping.items() if (text := _text(key))
@@ -194,7 +194,7 @@ class Propagation:
         return carrier, found
 
     def _holding(self, carriers: tuple[object, ...]) -> Mapping[Any, Any]:
-        """Return the first carrier that holds something of ours or of the propagator's."""
+        """Return the first carrier that holds a field of ours or of the propagator's."""
         exact = self._fields()[1]
         for carrier in _mappings(carriers):
             if SUBMITTED in carrier or any(field in carrier for field in exact):
@@ -204,13 +204,13 @@ class Propagation:
     def _extract(self, carrier: Mapping[Any, Any], context: Context) -> Context:
         try:
             return self._propagator.extract(carrier, context=context, getter=_getter)
-        except Exception as error:  # noqa: BLE001 - whatever was sent or a propagator makes of it
+        except Exception as error:  # noqa: BLE001 - data and propagator may be a stranger's
             pass_on(error)
             return context
 
 
 def _mappings(carriers: tuple[object, ...]) -> list[Mapping[Any, Any]]:
-    # An exact dict first: asking an abstract class costs as much as all the rest of this.
+    # First test for an exact dict: to ask an abstract class costs as much as all the rest.
     return [one for one in carriers if type(one) is dict or isinstance(one, Mapping)]
 
 

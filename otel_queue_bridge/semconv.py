@@ -1,4 +1,4 @@
-"""Every attribute, span and metric name: the three vocabularies.
+"""The names of all attributes, spans and metrics, in three vocabularies.
 
 Messaging attributes follow OpenTelemetry's semantic conventions 1.44.0 (Development).
 `task.*` is ours: the conventions have nothing for task queues yet.
@@ -23,7 +23,7 @@ SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 ERROR_TYPE = "error.type"
 OTHER_ERROR = "_OTHER"
-"""Of a failure that nothing names."""
+"""The `error.type` of a failure that nothing names."""
 EXCEPTION_TYPE = "exception.type"
 EXCEPTION_MESSAGE = "exception.message"
 EXCEPTION_STACKTRACE = "exception.stacktrace"
@@ -46,7 +46,7 @@ class Step(NamedTuple):
     """messaging.operation.type"""
     kind: SpanKind
     system_name: str
-    """The part behind `{system}.` in the articles' span names."""
+    """The part after `{system}.` in the articles' span names."""
 
 
 SUBMIT = Step("submit", "send", SpanKind.PRODUCER, "client.submit")
@@ -67,10 +67,10 @@ def status_attribute(naming: Naming) -> str:
 
 
 class Metric(NamedTuple):
-    """One metric in the three vocabularies; an empty name: the vocabulary has none for it."""
+    """One metric in three vocabularies; its name is empty where a vocabulary has no such metric."""
 
     key: str
-    """Its name among ours, whatever the vocabulary."""
+    """Our own name for it, the same in every vocabulary."""
     task: str
     system: str
     messaging: str
@@ -78,7 +78,7 @@ class Metric(NamedTuple):
     description: str
 
     def name(self, naming: Naming, system: str) -> str:
-        """Return the metric's name, or an empty string."""
+        """Return the metric's name; empty if the vocabulary has none."""
         if naming == "system":
             return self.system and f"{system}.{self.system}"
         return self.task if naming == "task" else self.messaging
@@ -153,12 +153,12 @@ DEPTH = Metric(
 
 COUNTERS = (SUBMITTED, DISPATCHED, COMPLETED, RETRIED)
 RECORDED = {metric.key: metric for metric in (*COUNTERS, DURATION, WAIT, SUBMIT_DURATION)}
-"""What is counted or measured of a task, by key."""
+"""The metrics that are recorded for each task, by key."""
 OVERFLOW = "otel.metric.overflow"
-"""Of the one point that holds what has no room; the name is the metrics SDK specification's."""
+"""Marks the data point of all that is past the limit; named by the metrics SDK specification."""
 
 BUCKETS = (
     *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
     *(30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0),
 )
-"""Of the histograms, in seconds: the conventions', and on to an hour."""
+"""The histograms' bucket bounds, in seconds: those of the conventions, continued to an hour."""

@@ -1,7 +1,6 @@
-"""A made-up queue library, with every shape of function that a real one might have us patch.
+"""A made-up queue library, with every kind of function that we may have to patch in a real one.
 
-Tests load a copy of their own (`fresh`), so that nothing one of them leaves behind is seen by
-another.
+Each test loads its own copy (`fresh`), so that it sees nothing that another test left behind.
 """
 
 import sys
@@ -11,12 +10,12 @@ from types import ModuleType
 NAME = "made_up_queue"
 
 
-class Boom(Exception):  # noqa: N818 - the host's names are the host's
+class Boom(Exception):  # noqa: N818 - a host need not follow our rules
     """The host's own error."""
 
 
 class Unprintable(Boom):
-    """An error that cannot even be shown."""
+    """An error that cannot even be printed."""
 
     def __str__(self):
         raise RuntimeError("no text")
@@ -98,7 +97,7 @@ app = App()
 
 
 def fresh(name: str = NAME) -> ModuleType:
-    """Load a copy of this library under the name of its own and return it."""
+    """Load a new copy of this library under this name, and return it."""
     spec = spec_from_file_location(name, __file__)
     module = module_from_spec(spec)
     sys.modules[name] = module

@@ -1,4 +1,4 @@
-"""Control planes and subworkers of FastWorker for tests, on ports of their own."""
+"""Control planes and subworkers of FastWorker for tests, each on free ports."""
 
 import random
 import socket
@@ -15,17 +15,17 @@ if not find_spec("fastworker"):
 import pynng
 
 _SPAN = 40
-"""Ports that one control plane and its subworkers take."""
+"""The number of ports that one control plane and its subworkers take."""
 
 _claims: list[socket.socket] = []
-"""The last port of each range: held as long as this process lives, since a control plane that is
-killed and started again must find the others free."""
+"""Sockets on the last port of each range. They stay open as long as this process lives, because a
+control plane that is killed and started again must find the other ports free."""
 
 
 def _free_ports() -> int:
     """Return the first of as many ports in a row as a control plane and three subworkers need."""
     while True:
-        # Below those that the system hands out.
+        # These are below the ports that the system hands out.
         first = random.randrange(20_000, 32_000, _SPAN)  # noqa: S311 - no secret
         with ExitStack() as taken:
             try:
@@ -37,7 +37,7 @@ def _free_ports() -> int:
         claim = socket.socket()
         try:
             claim.bind(("127.0.0.1", first + _SPAN - 1))
-        except OSError:  # somebody else was as quick
+        except OSError:  # somebody else took it meanwhile
             continue
         _claims.append(claim)
         return first
@@ -80,7 +80,7 @@ class ControlPlane:
 
 
 class Mute:
-    """A control plane that takes whatever it is sent, at any priority, and never answers."""
+    """A control plane that accepts all messages, at any priority, and never answers."""
 
     def __init__(self) -> None:
         port = _free_ports()

@@ -1,4 +1,4 @@
-"""Makes a subworker of FastWorker 0.3.0 start at all: for tests alone.
+"""Makes the subworkers of FastWorker 0.3.0 start: for tests only.
 
 `SubWorker.start` sets `self.running`, which is a property without a setter (`Worker.running`), and
 never enters the state in which `Worker._process_tasks` works. 0.1.1 needs none of this.

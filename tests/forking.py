@@ -1,4 +1,4 @@
-"""Forked children for the programs that a test runs: `child` makes one, `reap` has it end well."""
+"""Forked children in the programs of tests: `child` makes one, `reap` waits for its good end."""
 
 import os
 import traceback
@@ -12,7 +12,7 @@ def child(work: Callable[[], object]) -> int:
         try:
             work()
             os._exit(0)
-        except BaseException:  # noqa: BLE001 - whatever it is, the child must not go on as a second test
+        except BaseException:  # noqa: BLE001 - the child must never go on as a second test
             traceback.print_exc()
         finally:
             os._exit(1)

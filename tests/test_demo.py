@@ -31,7 +31,7 @@ needs_proc = pytest.mark.skipif(
 
 
 class Run:
-    """A demo of its own, whose processes are known by a mark in their environment."""
+    """One run of the demo; a mark in their environment identifies its processes."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.folder = folder
@@ -48,12 +48,12 @@ class Run:
         )
 
     def until(self, text: str) -> None:
-        """Read the demo's story up to a line that holds `text`."""
+        """Read the demo's output up to a line that contains `text`."""
         assert self.process.stdout
         assert any(text in line for line in self.process.stdout), f"never said {text!r}"
 
     def end(self) -> tuple[str, str]:
-        """Wait for the end, and give what was still said, and the complaints."""
+        """Wait for the end, and return the rest of the output, and the errors."""
         assert self.process.stdout
         assert self.process.stderr
         output, errors = self.process.stdout.read(), self.process.stderr.read()
@@ -61,14 +61,14 @@ class Run:
         return output, errors
 
     def until_nothing_lives(self) -> None:
-        """Wait: what was just being started ends when the kernel closes its lifeline."""
+        """Wait for all to end: those just starting end when the kernel closes their lifeline."""
         deadline = time.monotonic() + LIMIT
         while left := self.living():
             assert time.monotonic() < deadline, f"outlived the demo: {left}"
             time.sleep(0.05)
 
     def living(self) -> set[int]:
-        """Give the ids of all that the demo started, by their mark or a session seen before."""
+        """Return the ids of all that the demo started, found by mark or by an earlier session."""
         marked, by_session = set(), {}
         for entry in Path("/proc").glob("[0-9]*"):
             pid = int(entry.name)
@@ -77,7 +77,7 @@ class Run:
                     marked.add(pid)
                 if " Z " not in (entry / "stat").read_text():
                     by_session[pid] = os.getsid(pid)
-        # Valkey writes its title over its environment, and with it the mark.
+        # Valkey writes its title over its environment, and so over the mark.
         self.sessions |= {by_session[pid] for pid in marked if pid in by_session}
         self.sessions -= {os.getsid(0)}
         return {pid for pid, session in by_session.items() if session in self.sessions}
@@ -169,7 +169,7 @@ def test_a_killed_demo_takes_all_it_started_along(tmp_path: Path) -> None:
 
 
 def altered(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
-    """Run a demo that is not as it should be; `celery` and `rq` are its queues."""
+    """Run the demo after this change to it; the change may use its queues `celery` and `rq`."""
     program = (
         "import sys\n"
         "from dataclasses import replace\n"
@@ -236,7 +236,7 @@ def test_two_demos_at_once(tmp_path: Path) -> None:
 
 
 def refused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Give the one sentence with which a command refuses its arguments."""
+    """Return the one sentence with which a command refuses its arguments."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
@@ -305,7 +305,7 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path: Path, packag
 
 
 def chain(**changes: dict[str, Any]) -> list[Span]:
-    """Make the complete trace of the demo, but for `changes` to the span of an operation."""
+    """Make the complete trace of the demo, with `changes` to the span of one operation."""
     spans = []
     parent = ""
     for step in (REQUEST, *QUEUES["celery"].chain):

@@ -1,4 +1,4 @@
-"""FastWorker's adapter without processes: its own classes, over sockets that a test answers."""
+"""FastWorker's adapter in one process: FastWorker's classes, over sockets that a test answers."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ since_0_3 = pytest.mark.skipif(version("fastworker") < "0.3", reason="0.1.1 has 
 
 
 class Socket:
-    """A requester whose reply is what the test makes of its request."""
+    """A requester for whose requests a function of the test makes the replies."""
 
     def __init__(self, reply) -> None:
         self._reply = reply
@@ -120,7 +120,7 @@ def client(monkeypatch):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Return a function that registers a task for the time of a test."""
+    """Return a function that registers a task for the duration of a test."""
 
     def register(function):
         monkeypatch.setattr(task_registry, "_tasks", dict(task_registry._tasks))  # noqa: SLF001
@@ -148,14 +148,14 @@ def test_an_exception_that_the_caller_handles_is_none_of_a_batch(recorded, clien
     asyncio.run(submit())
     assert recorded.outcomes("nng.req_reply") == [("UNSET", None)]
     assert recorded.outcomes("submit a") == recorded.outcomes("submit b") == [("UNSET", None)]
-    # The batch travels at one priority, whatever that of its tasks.
+    # The batch travels at one priority, whatever the priorities of its tasks.
     ports = [recorded.spans(f"submit {name}")[0].attributes["server.port"] for name in "ab"]
     assert ports == [5557, 5557]
 
 
 def test_a_task_made_by_hand_is_submitted_where_it_is_sent(recorded, client) -> None:
     made = Task(name="a")
-    asyncio.run(client(success)._submit_task_internal(made))  # noqa: SLF001 - the only way in
+    asyncio.run(client(success)._submit_task_internal(made))  # noqa: SLF001 - users have no other way
     (submit,) = recorded.spans("submit a")
     (exchange,) = recorded.spans("nng.req_reply")
     assert exchange.parent.span_id == submit.context.span_id
@@ -172,7 +172,7 @@ def test_a_submit_that_is_given_up_with_its_loop_is_recorded(recorded, client) -
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave())
     loop.close()
-    gc.collect()  # which ends what is pending, in a context that is not its own
+    gc.collect()  # this ends the pending call, in another context
     assert recorded.outcomes("submit a") == [("ERROR", "GeneratorExit")]
 
 

@@ -182,7 +182,7 @@ def test_raw_is_what_was_said_uncompressed(receiver: Receiver, tracer: Tracer) -
     [
         (b"no protobuf", "identity"),
         (b"no gzip", "gzip"),
-        (gzip.compress(b"cut off", mtime=0)[:-4], "gzip"),  # else the test's name tells the time
+        (gzip.compress(b"cut off", mtime=0)[:-4], "gzip"),  # the bytes name the test
         (b"\x1f\x8b\x08" + bytes(7) + b"bad deflate", "gzip"),
     ],
 )

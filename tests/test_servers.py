@@ -1,4 +1,4 @@
-"""What the other tests rely on: a clean server for each, and nothing left behind."""
+"""Each test gets a clean server, and nothing is left behind: other tests rely on this."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 from tests import servers
 from tests.servers import Processes, wait_until
 
-# Hears no SIGTERM, and has a child in a session of its own, as RQ's work-horse is.
+# Ignores SIGTERM, and has a child in another session, like RQ's work-horse.
 STUBBORN = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -74,7 +74,7 @@ def test_a_killed_test_run_leaves_nothing(processes, tmp_path):
 
 
 def test_the_number_of_what_has_ended_is_nobody_elses_until_all_is_stopped(tmp_path):
-    """Numbers are few: a session that got it anew would be killed with ours."""
+    """Numbers are reused: another session with the same number would be killed with ours."""
     processes = Processes(tmp_path)
     process = processes.start("short", [sys.executable, "-c", "exit(3)"])
     assert process.wait() == 3

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from otel_queue_bridge.cli.layout import duration, rows
-from otel_queue_bridge.otlp import Event, Link, Span
 from otel_queue_bridge.cli.tree import trace_tree
 from otel_queue_bridge.cli.waterfall import waterfall
+from otel_queue_bridge.otlp import Event, Link, Span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastworker.clients.client import Client  # 0.1.1 exports it nowhere else
+from fastworker.clients.client import Client  # 0.1.1 has it nowhere else
 
 client = Client()
 

@@ -1,4 +1,4 @@
-"""Start everything, sign one user up, show the trace and the metrics; then end it all."""
+"""Start everything, sign one user up, show the trace and the metrics, and stop everything."""
 
 import asyncio
 import os
@@ -22,12 +22,12 @@ from rich.console import Console
 from otel_queue_bridge.cli import CommandError
 from otel_queue_bridge.cli.demo import is_noise
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
-from otel_queue_bridge.otlp import Receiver, Span
 from otel_queue_bridge.cli.tree import trace_tree
+from otel_queue_bridge.otlp import Receiver, Span
 
 HERE = Path(__file__).parent
 FASTWORKER = "0.1.1"  # the subworkers of 0.3.0 cannot start
-LIMIT = 30.0  # seconds, for each thing that is waited for
+LIMIT = 30.0  # seconds to wait for each thing
 
 TRACE = {  # each span with its parent
     ("POST /signup", ""),
@@ -49,7 +49,7 @@ METRICS = (
 
 
 class SlowProvider:
-    """The mail provider that everybody took for fast."""
+    """The mail provider that everybody believed to be fast."""
 
     async def handle_DATA(self, *_: object) -> str:  # noqa: N802 - aiosmtpd's name
         await asyncio.sleep(0.4)
@@ -57,7 +57,7 @@ class SlowProvider:
 
 
 class Ports:
-    """Twelve free ones in a row: a control plane takes six, a subworker four."""
+    """Twelve free ports in a row: a control plane takes six, a subworker four."""
 
     def __init__(self) -> None:
         first = _first_of(12)
@@ -122,7 +122,7 @@ def environment(folder: str, ports: Ports, endpoint: str) -> dict[str, str]:
             "OTEL_LOGS_EXPORTER": "none",
             "OTEL_METRICS_EXPORTER": "otlp",
             "OTEL_METRIC_EXPORT_INTERVAL": "500",
-            # Its handler would keep FastWorker from setting up its log, which says what is ready.
+            # Its handler would keep FastWorker from setting up the log, where we see what is ready.
             "OTEL_PYTHON_LOG_AUTO_INSTRUMENTATION": "false",
             "OTEL_PYTHON_QUEUE_BRIDGE_NAMING": "system",
             "OTEL_TRACES_EXPORTER": "otlp",
@@ -135,7 +135,7 @@ def environment(folder: str, ports: Ports, endpoint: str) -> dict[str, str]:
 
 
 def sign_up(address: str) -> None:
-    # Not urllib: it would ask the user's proxy for 127.0.0.1.
+    # urllib would ask the user's proxy for 127.0.0.1.
     url = urlsplit(address)
     connection = HTTPConnection(url.hostname or "", url.port, timeout=LIMIT)
     connection.request("POST", "/signup?user_id=42")
@@ -188,9 +188,9 @@ def show(folder: str, console: Console) -> None:
 
 
 def main() -> None:
-    # Leave through the `with` blocks, which end the processes.
+    # Leave through the `with` blocks, which stop the processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # A log or a pipe has room for whole lines.
+    # A log or a pipe can take long lines.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     try:
         with TemporaryDirectory() as folder:

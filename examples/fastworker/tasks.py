@@ -1,4 +1,4 @@
-"""What the subworker runs: one mail, sent inside a span of the user's own."""
+"""The subworker's task: it sends one mail, inside a span of the app itself."""
 
 import os
 import smtplib
@@ -12,7 +12,7 @@ tracer = trace.get_tracer(__name__)
 @task
 def send_welcome_email(user_id: int) -> None:
     port = int(os.environ["SMTP_PORT"])
-    # With the name left out, smtplib asks DNS for it.
+    # Without this host name, smtplib would ask DNS for one.
     with (
         smtplib.SMTP("127.0.0.1", port, local_hostname="localhost") as provider,
         tracer.start_as_current_span("smtp.sendmail"),

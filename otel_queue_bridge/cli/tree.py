@@ -1,4 +1,4 @@
-"""A trace in the terminal."""
+"""Draw a trace in the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 _SHORTEST = 0.02
-"""Share of the axis; anything shorter would not be seen."""
+"""The shortest bar, as a share of the axis; a shorter one could not be seen."""
 
 
 def trace_tree(spans: Sequence[Span]) -> Table:
@@ -47,7 +47,7 @@ def trace_tree(spans: Sequence[Span]) -> Table:
 
 
 def _printable(text: str) -> str:
-    # A name from outside could carry sequences that make the terminal do things.
+    # A name from outside could hold control sequences for the terminal.
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

@@ -1,4 +1,4 @@
-"""A trace as one HTML page that needs nothing but itself."""
+"""Draw a trace as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ dt, dd { overflow-wrap: anywhere }
 def waterfall(spans: Sequence[Span]) -> str:
     """Draw spans as a page of HTML: bars on one time axis, details on a click.
 
-    Everything that came from outside is escaped, and the page may load nothing.
+    All text from outside is escaped, and the page is not allowed to load anything.
     """
     axis = Axis.of(spans)
     colours = dict(zip(services(spans), _COLOURS * len(spans), strict=False))
@@ -137,14 +137,14 @@ def _row(row: Row, axis: Axis, colour: str) -> str:
 
 
 def _bar(kind: str, axis: Axis, start: float, end: float) -> str:
-    # Kept off the very edge, where even the narrowest bar would be cut away.
+    # Stay off the right edge, where even the narrowest bar would be cut off.
     begin = min(axis.position(start), 0.995)
     width = max(axis.position(end) - begin, 0)
     return f'<div class="{kind}" style="--from:{_percent(begin)};--width:{_percent(width)}"></div>'
 
 
 def _facts(span: Span) -> Iterable[tuple[str, str]]:
-    """Everything else known about a span, as names and values."""
+    """Yield everything else that is known about a span, as names and values."""
     if span.status_message:
         yield "status", span.status_message
     yield from _texts(span.attributes)
@@ -166,7 +166,7 @@ def _texts(attributes: Mapping[str, object]) -> Iterable[tuple[str, str]]:
 
 
 def _tick(length: int) -> int:
-    """Choose 1, 2 or 5 of a decimal unit so that about five fit into `length`."""
+    """Choose 1, 2 or 5 of a decimal unit so that about five ticks fit into `length`."""
     unit = 10.0 ** math.floor(math.log10(length / 5))
     return math.ceil(next(unit * step for step in (1, 2, 5, 10) if unit * step >= length / 5))
 

@@ -1,4 +1,4 @@
-"""A receiver for OTLP and what it receives. It stands alone: nothing of the bridge is in here."""
+"""A receiver for OTLP, and the data it receives. It uses nothing else of this package."""
 
 from otel_queue_bridge.otlp.receiver import Receiver
 from otel_queue_bridge.otlp.records import (

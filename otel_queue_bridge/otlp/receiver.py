@@ -1,6 +1,6 @@
-"""A small OTLP/HTTP collector on the loopback interface that keeps what it is sent.
+"""A small OTLP/HTTP collector on the loopback interface that keeps all it receives.
 
-`demo` draws what it received; `testing` and our own tests use it as their oracle.
+`demo` draws the trace that arrived; `testing` and our own tests check what arrived.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _SERVICES: dict[str, tuple[type[Request], bytes]] = {
 class Receiver:
     """Accepts traces, metrics and logs over OTLP/HTTP (protobuf) while its `with` block lasts.
 
-    `respond` decides the status code of each request from its path; what is answered with
-    anything but 200 is not kept. With `hang`, requests are read and answered only by the end of
-    the connection, when the receiver closes. `port` 0 takes a free one.
+    `respond` chooses a response's status code by the path of the request. Unless it is 200, only
+    `raw` shows the request. With `hang`, requests are read and never answered: their connections
+    end when the receiver closes. `port` 0 means any free port.
     """
 
     def __init__(
@@ -106,17 +106,17 @@ class Receiver:
             self._points: list[Point] = []
 
     def spans(self) -> list[Span]:
-        """Every span in the order of arrival, repeated ones too."""
+        """Return every span in order of arrival, repeated ones included."""
         with self._arrived:
             return list(self._spans)
 
     def points(self) -> list[Point]:
-        """Every data point of every export: cumulative ones arrive again and again."""
+        """Return every data point of every export; cumulative ones arrive again each time."""
         with self._arrived:
             return list(self._points)
 
     def latest(self) -> list[Point]:
-        """Keep only the last data point per resource, metric and attributes."""
+        """Return only the last data point per resource, metric and attributes."""
         series = {
             json.dumps([point.resource, point.metric, point.attributes], sort_keys=True): point
             for point in self.points()
@@ -131,17 +131,17 @@ class Receiver:
 
     @property
     def rejected(self) -> list[str]:
-        """Why requests were refused that were not OTLP: what garbled connections produce."""
+        """The reasons why requests were refused as not OTLP; garbled connections cause these."""
         with self._arrived:
             return list(self._rejected)
 
     def raw(self) -> bytes:
-        """Join the bodies of all requests, decompressed: for proof that something never left."""
+        """Return the decompressed bodies of all requests, to prove that something was not sent."""
         with self._arrived:
             return b"".join(self._bodies)
 
     def trace_request(self) -> ExportTraceServiceRequest:
-        """All spans in one request, as a collector would pass them on."""
+        """Return all spans in one request, as a collector would pass them on."""
         merged = ExportTraceServiceRequest()
         for request in self.requests:
             if isinstance(request, ExportTraceServiceRequest):
@@ -151,8 +151,8 @@ class Receiver:
     def wait_for(self, condition: Callable[[list[Span]], bool], timeout: float) -> list[Span]:
         """Wait until `condition` holds for the received spans, and return them.
 
-        It is asked again after each request, metrics included. Raises `TimeoutError`, listing
-        what did arrive, after `timeout` seconds.
+        The condition is checked again after each request, whatever its signal. After `timeout`
+        seconds, a `TimeoutError` lists the spans that did arrive.
         """
         with self._arrived:
             if not self._arrived.wait_for(lambda: condition(list(self._spans)), timeout):
@@ -162,7 +162,7 @@ class Receiver:
             return list(self._spans)
 
     def _answer(self, path: str, encoding: str, body: bytes) -> tuple[int, bytes]:
-        """Keep one request; gives the status code and body of the response."""
+        """Keep one request; return the status code and body of the response."""
         if self._hang:
             self._closed.wait()
             raise ConnectionAbortedError
@@ -193,7 +193,7 @@ class Receiver:
 
 
 class _Server(ThreadingHTTPServer):
-    # Joined on close: no thread may outlive the `with` block.
+    # Closing joins the threads: none may outlive the `with` block.
     daemon_threads = False
 
     def __init__(
@@ -220,7 +220,7 @@ class _Server(ThreadingHTTPServer):
         super().server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that goes away is no news here."""
+        """Print nothing: clients may go away at any time."""
 
 
 class _Connection(BaseHTTPRequestHandler):
@@ -242,7 +242,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.server.reject(format % args)
 
     def log_request(self, code: object = "", size: object = "") -> None:
-        """Keep the terminal for the reader."""
+        """Print nothing: the terminal belongs to the user."""
 
 
 def _summary(spans: list[Span]) -> str:

@@ -1,4 +1,4 @@
-"""What OTLP carries, decoded: spans, data points and the events and links in them."""
+"""OTLP data, decoded: spans with their events and links, and data points."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Span:
     trace_id: str
     span_id: str
     parent_id: str
-    """Empty for a root."""
+    """Empty for a root span."""
     start: int
     end: int
     attributes: Attributes
@@ -82,7 +82,7 @@ class Point:
     start: int
     time: int
     value: float = 0
-    """Of a sum or gauge."""
+    """For a sum or gauge; a histogram has the fields that follow."""
     count: int = 0
     sum: float = 0
     bucket_counts: tuple[int, ...] = ()
@@ -90,7 +90,7 @@ class Point:
 
 
 def read_spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
-    """Every span of a request."""
+    """Yield every span of a request."""
     for group in request.resource_spans:
         resource = _attributes(group.resource.attributes)
         for scope in group.scope_spans:
@@ -123,7 +123,7 @@ def read_spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
 
 
 def read_points(request: ExportMetricsServiceRequest) -> Iterator[Point]:
-    """Every sum, gauge and histogram data point of a request."""
+    """Yield every sum, gauge and histogram data point of a request."""
     for group in request.resource_metrics:
         resource = _attributes(group.resource.attributes)
         for scope in group.scope_metrics:
@@ -165,7 +165,7 @@ def _points(metric: Metric, resource: Attributes, scope: str) -> Iterator[Point]
 
 
 def to_otlp_json(request: ExportTraceServiceRequest) -> str:
-    """Write a request as OTLP JSON, which differs from protobuf's JSON: its ids are hex."""
+    """Write a request as OTLP JSON; unlike in protobuf's JSON, its ids are hex."""
 
     def with_hex_ids(entry: dict[str, Any]) -> dict[str, Any]:
         for name in ("traceId", "spanId", "parentSpanId"):

@@ -1,4 +1,4 @@
-"""A user's Celery app, with what makes workers lose telemetry; also the script that submits."""
+"""A user's Celery app with tasks on which workers lose telemetry; also the script that submits."""
 
 import json
 import os
@@ -21,7 +21,7 @@ tracer = trace.get_tracer("user")
 
 
 def note(*words: object) -> None:
-    """Say to the test, whatever telemetry does, that a task has run."""
+    """Report to the test, without telemetry, that a task has run."""
     with Path(os.environ["APP_NOTES"]).open("a") as file:
         file.write(json.dumps(words) + "\n")
 

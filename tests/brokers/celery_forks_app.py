@@ -20,7 +20,7 @@ app.conf.update(
 
 
 def note(*words: object) -> None:
-    """Say to the test, whatever telemetry does, that a task has run: one write per line."""
+    """Report to the test, without telemetry, that a task has run: one write per line."""
     with Path(os.environ["APP_NOTES"]).open("a") as file:
         file.write(json.dumps([*words, os.getpid()]) + "\n")
 

@@ -1,4 +1,4 @@
-"""A user's Celery app with one task for each way in which a task can end; its name says which.
+"""A user's Celery app with one task for each way in which a task can end, and named after it.
 
 As a script it submits them.
 """
@@ -45,7 +45,7 @@ def task(name: str, **options: Any) -> Any:
 
 
 def began(self: Task) -> bool:
-    """Say that this task runs; tell whether for the first time."""
+    """Note that this task runs; return whether it is the first time."""
     try:
         (notes / self.request.id).touch(exist_ok=False)
     except FileExistsError:
@@ -144,10 +144,10 @@ def hang_once(self: Task) -> None:
 
 
 def about_to_end(self: Task) -> None:
-    """Spare what this child ran before, and have the worker know that it runs this task.
+    """Export this child's earlier spans, and wait until the worker knows that it runs this task.
 
-    No span survives a kill but those that have left. And where two children end together, Celery
-    5.7 hands what it has not yet seen begin to a third (`AsynPool.on_partial_read`).
+    A kill loses all spans that are not exported yet. And if two children end together, Celery 5.7
+    hands a task that it has not yet seen begin to a third (`AsynPool.on_partial_read`).
     """
     trace.get_tracer_provider().force_flush()
     while current_process().name != "MainProcess" and not seen(self.request.id).exists():
@@ -216,7 +216,7 @@ def send(name: str) -> str:
 
 
 def watch(task_ids: set[str]) -> None:
-    """Let those of them end that the worker takes for active."""
+    """Let each of these tasks end once the worker lists it as active."""
     while task_ids:
         (active,) = app.control.inspect(limit=1, timeout=60).active().values()
         for task_id in task_ids & {task["id"] for task in active}:

@@ -1,4 +1,4 @@
-"""A user's Celery app that publishes in every way there is; as a script, in those asked for."""
+"""A user's Celery app, and every way to publish; as a script it publishes in the named ways."""
 
 import json
 import os

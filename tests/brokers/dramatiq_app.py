@@ -1,6 +1,6 @@
-"""A user's Dramatiq app, with whatever can become of a message; also the script that sends.
+"""A user's Dramatiq app with a case for each way that a message can go; also sends them.
 
-Each case has actors of its own, so that its spans and counts can be told from the others'.
+Each case has its own actors, so that its spans and counts stay apart from those of the others.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ submits: dict[str, Submit] = {}
 
 
 class Abort(Interrupt):
-    """Stands for the one of dramatiq-abort, which is known by its name."""
+    """Stands in for the one of dramatiq-abort, which we recognise by its name."""
 
     __module__ = "dramatiq_abort.abort_manager"
     __qualname__ = "Abort"
 
 
 class Choosy(Middleware):
-    """Lets some messages not run."""
+    """Skips some messages, and fails others."""
 
     def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
         if message.actor_name == "skipped":
@@ -57,7 +57,7 @@ class Choosy(Middleware):
 def make_broker(url: str) -> dramatiq.Broker:
     if url.startswith("amqp"):
         return RabbitmqBroker(url=url)
-    # What a stopped worker had fetched, but not looked at, comes back only by maintenance.
+    # Only maintenance brings back messages that a stopped worker fetched but never looked at.
     return RedisBroker(url=url, heartbeat_timeout=10_000, maintenance_chance=1_000_000)
 
 
@@ -70,7 +70,7 @@ dramatiq.set_broker(broker)
 
 
 def note(*words: object) -> None:
-    """Say to the test, whatever telemetry does, that an actor has run: one line, at once."""
+    """Report to the test, without telemetry, that an actor has run: one write per line."""
     with Path(os.environ["APP_NOTES"]).open("a") as file:
         file.write(json.dumps(words) + "\n")
 
@@ -88,7 +88,7 @@ def actor(function: Callable[..., Any], name: str, **options: Any) -> Any:
 
 
 def case(name: str, **send: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function an actor, and its message, with these options, a case."""
+    """Turn a function into an actor, and a message for it, with these options, into a case."""
     options = send.pop("actor", {})
 
     def make(function: Callable[..., Any]) -> Any:
@@ -100,7 +100,7 @@ def case(name: str, **send: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def then(name: str) -> Any:
-    """Make an actor that is sent by others."""
+    """Make an actor whose messages other actors send."""
     return actor(lambda *_: None, name)
 
 
@@ -232,7 +232,7 @@ def call_back_failing() -> None:
     raise ValueError
 
 
-if "on_retry_exhausted" in broker.actor_options:  # from Dramatiq 1.18 on
+if "on_retry_exhausted" in broker.actor_options:  # since Dramatiq 1.18
 
     @case(
         "callback of exhausted retries",
@@ -322,7 +322,7 @@ def send(name: str, count: int = 1, **options: Any) -> None:
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    if isinstance(given, list):  # cases, each in a trace of its own
+    if isinstance(given, list):  # cases, each in a separate trace
         for name in given:
             with tracer.start_as_current_span("caller"):
                 try:

@@ -1,6 +1,6 @@
-"""A user's functions on FastWorker, one for each way in which a task can end; its name says which.
+"""A user's functions on FastWorker, one for each way in which a task can end, and named after it.
 
-As a script it does with a client what it is asked to.
+As a script it makes the client's calls that its standard input asks for.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ from opentelemetry import trace
 from opentelemetry.trace import format_trace_id
 from pydantic import BaseModel
 
-import tests.fastworker_shim  # noqa: F401 - else there is no subworker
+import tests.fastworker_shim  # noqa: F401 - without it no subworker starts
 
 tracer = trace.get_tracer("user")
 folder = Path(os.environ["APP_FOLDER"])
 background: set[object] = set()
 TIME_LIMITS = {"too_long": 0.3, "sync_too_long": 0.3}
-"""By task: clients of FastWorker can set none, though a `Task` has a field for it."""
+"""Time limits by task: a `Task` has a field for one, but FastWorker's clients cannot set it."""
 
 
 class BoomError(Exception):
-    """What a failing task raises."""
+    """The error that a failing task raises."""
 
 
 class Limiting(ControlPlaneWorker):
-    """A user's control plane, with limits that take less time than FastWorker's."""
+    """A user's control plane, with shorter time limits than FastWorker's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,7 +52,7 @@ fastworker.cli.ControlPlaneWorker = Limiting
 
 
 def note(*words: object) -> None:
-    """Say to the test, whatever telemetry does, what happens: one write per line."""
+    """Report to the test, without telemetry, what happens: one write per line."""
     with (folder / "notes").open("a") as file:
         file.write(json.dumps(words) + "\n")
 
@@ -130,7 +130,7 @@ async def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-# Names that one test counts.
+# Each of these prefixes belongs to one test, which counts its tasks.
 for test in ("mixed", "stopped", "twice", "rerun"):
     for function in (ok, sync_ok, fail, wait):
         task(f"{test}_{function.__name__}")(function)
@@ -159,7 +159,7 @@ async def call(client: Client, method: str, *args: Any, **kwargs: Any) -> Any:
         kwargs["priority"] = TaskPriority(kwargs["priority"])
     try:
         return await getattr(client, method)(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001 - the test asks which
+    except Exception as error:  # noqa: BLE001 - the test checks which
         return type(error).__name__
 
 
@@ -174,10 +174,10 @@ async def answer(
     limit: float | None = None,
     together: bool = False,
 ) -> dict[str, Any]:
-    """Make these calls of a client's methods inside a span of the caller's own."""
+    """Make these calls of a client's methods inside one of the caller's own spans."""
     client = Client(discovery, serialization_format=SerializationFormat(wire))
-    client.timeout, client.retries = timeout, retries  # a client takes 0 for its default
-    if not discovery:  # what it would find, without its two seconds
+    client.timeout, client.retries = timeout, retries  # given 0, a client takes its default
+    if not discovery:  # discovery would find it after two seconds
         client.workers.add(("control-plane", control_plane))
     with tracer.start_as_current_span("caller") as span:
         made = [call(client, method, *args, **kwargs) for method, args, kwargs in calls]
@@ -201,7 +201,7 @@ async def within(limit: float, call: Any) -> Any:
 
 
 async def serve() -> None:
-    """Answer until there is no more input; what is still under way then is cancelled."""
+    """Answer until the input ends; calls that are still under way are then cancelled."""
     print(json.dumps("ready"), flush=True)
     while question := await asyncio.to_thread(sys.stdin.readline):
         answered = await answer(**json.loads(question))

@@ -46,7 +46,7 @@ def call(method: str, *args: Any, **kwargs: Any) -> Invocation:
 
 
 class Fleet:
-    """What a test module starts, one receiver for all of it, and one caller."""
+    """The processes that a test module starts, one receiver for all of them, and one caller."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,7 +78,7 @@ class Fleet:
         return Plane(self, name, subworkers, env)
 
     def caller(self, name: str = "caller") -> Caller:
-        """Start another caller; it ends what it has under way when it is stopped."""
+        """Start another caller; when it is stopped, it ends the calls that are under way."""
         command = [str(BIN / "opentelemetry-instrument"), sys.executable, "-c"]
         caller = Caller(
             [*command, f"import {APP} as app; app.main()"],
@@ -96,7 +96,7 @@ class Fleet:
     def ask(
         self, control_plane: str, *calls: Invocation, caller: Caller | None = None, **options: Any
     ) -> "Trace":
-        """Have the caller make these calls of a client that knows this control plane."""
+        """Let the caller make these calls, with a client that knows this control plane."""
         if caller is None:
             caller = self._caller = self._caller or self.caller()
         question = {"calls": calls, "control_plane": control_plane, **options}
@@ -106,25 +106,25 @@ class Fleet:
         (self.folder / gate).touch()
 
     def notes(self, kind: str) -> list[list[Any]]:
-        """Return what tasks have told, whatever telemetry says."""
+        """Return the notes of the tasks, which need no telemetry."""
         file = self.folder / "notes"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         notes = [json.loads(line) for line in lines if line.endswith("\n")]
         return [note[1:] for note in notes if note[0] == kind]
 
     def at_gate(self, gate: str) -> None:
-        """Wait until a task stands there."""
+        """Wait until a task waits at this gate."""
         wait_until(lambda: [gate] in self.notes("gate"), what=f"a task is at {gate}")
 
     def spans(self, condition: Callable[[Span], object], count: int = 1) -> list[Span]:
-        """Wait for so many spans of a kind."""
+        """Wait for this many spans of a kind."""
         found = self.receiver.wait_for(
             lambda spans: sum(map(bool, map(condition, spans))) >= count, 30
         )
         return sorted(filter(condition, found), key=lambda span: span.start)
 
     def counts(self, expected: dict[str, int], *tasks: str) -> Counter[str]:
-        """Wait until no less is counted of these tasks; return what all processes have counted."""
+        """Wait until these tasks have at least these counts; return the counts of all processes."""
 
         def counted() -> Counter[str]:
             counts: Counter[str] = Counter()
@@ -169,7 +169,7 @@ class Plane:
         return self._fleet.processes.start(name, instrumented, env=env, cwd=ROOT)
 
     def port(self, priority: str, subworker: str = "") -> int:
-        """Return where the control plane, or a subworker, takes tasks of a priority."""
+        """Return the port on which the control plane, or a subworker, takes tasks of a priority."""
         distance = 10 * (1 + [*self.subworkers].index(subworker)) if subworker else 0
         return port_of(self.address, priority) + distance
 
@@ -189,7 +189,7 @@ class Plane:
 
 
 class Trace:
-    """What the caller got for a question, and the spans below the span in which it asked."""
+    """The results of one question to the caller, and the spans below the span in which it asked."""
 
     def __init__(self, fleet: Fleet, answer: dict[str, Any]) -> None:
         self.id: str = answer["trace"]
@@ -197,7 +197,7 @@ class Trace:
         self._fleet = fleet
 
     def spans(self, count: int) -> list[Span]:
-        """Wait for so many spans, and return all there are in order of their start."""
+        """Wait for this many spans, and return all there are in order of their start."""
         return self._fleet.spans(lambda span: span.trace_id == self.id, count)
 
     def outline(self, count: int) -> list[str]:
@@ -221,7 +221,7 @@ def every(spans: list[Span], kind: str, **attributes: Any) -> list[Span]:
 
 
 def described(span: Span) -> str:
-    """Say what a span of ours came to; the user's have their names."""
+    """Describe how one of our spans ended; a user's span is described by its name."""
     number = span.attributes.get("fastworker.nng.attempt", span.attributes.get("task.attempt", 1))
     words = (
         span.attributes.get("messaging.operation.name", span.name),
@@ -247,7 +247,7 @@ def port_of(control_plane: str, priority: str) -> int:
 
 
 def listening(kind: str, address: str, priority: str = "critical") -> Any:
-    """Listen with a socket of NNG's own, where a control plane at the address would."""
+    """Listen with a bare NNG socket where a control plane with this address would."""
     return _socket(kind, listen=f"tcp://127.0.0.1:{port_of(address, priority)}")
 
 
@@ -262,5 +262,5 @@ def _socket(kind: str, **to: str) -> Any:
 
 
 def free_address() -> str:
-    """Return where nobody listens."""
+    """Return an address where nobody listens."""
     return ControlPlane().address

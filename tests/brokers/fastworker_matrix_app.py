@@ -12,7 +12,7 @@ from fastworker.clients.client import Client
 from opentelemetry import metrics, trace
 
 import otel_queue_bridge
-import tests.fastworker_shim  # noqa: F401 - else there is no subworker
+import tests.fastworker_shim  # noqa: F401 - without it no subworker starts
 
 
 @task
@@ -31,9 +31,9 @@ def failing(**kwargs):
 
 
 def show_theirs() -> None:
-    """Have FastWorker's own telemetry record with the SDK of this process.
+    """Let FastWorker's own telemetry record with the SDK of this process.
 
-    What it would set up itself needs the gRPC exporter.
+    The SDK that it would set up itself needs the gRPC exporter.
     """
     fastworker.telemetry.tracer._tracer = trace.get_tracer("theirs")  # noqa: SLF001 - looked up there
     meter = metrics.get_meter("theirs")
@@ -51,7 +51,7 @@ async def submit(address: str, kwargs: dict) -> None:
     for name in ("later", "failing"):
         show(name, await client.submit_task(name, kwargs=kwargs))
     task_id = await client.delay("at_once", **kwargs)
-    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})  # it goes on behind us
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})  # sent behind us
     show("at_once", client.task_results[task_id])
 
 

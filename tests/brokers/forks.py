@@ -1,4 +1,4 @@
-"""What the tests of forks and gauges share: the app, and sums over all processes of it."""
+"""The app that the tests of forks and gauges share, and sums over all of its processes."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ class Forking(Shop):
         assert caller.wait() == 0, caller.log()
 
     def ran(self, name: str = "ok") -> list[str]:
-        """Return the ids of the tasks that ran, as they told without telemetry."""
+        """Return the ids of the tasks that ran, by their own notes."""
         return [task_id for kind, task_id, *_ in self.notes() if kind == name]
 
     def open_gate(self, name: str = "gate") -> None:

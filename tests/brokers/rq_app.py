@@ -1,4 +1,4 @@
-"""A user's functions on RQ, one for each way in which a job can end; its name says which.
+"""A user's functions on RQ, one for each way in which a job can end, and named after it.
 
 As a script it submits them.
 """
@@ -31,13 +31,13 @@ folder = Path(os.environ["APP_FOLDER"])
 
 
 def note(*words: object) -> None:
-    """Say to the test, whatever telemetry does, what happens: one write per line."""
+    """Report to the test, without telemetry, what happens: one write per line."""
     with (folder / "notes").open("a") as file:
         file.write(json.dumps([*words, os.getpid()]) + "\n")
 
 
 def first() -> bool:
-    """Note that this job runs; tell whether for the first time."""
+    """Note that this job runs; return whether it is the first time."""
     try:
         (folder / get_current_job().id).touch(exist_ok=False)
     except FileExistsError:
@@ -65,7 +65,7 @@ def failure() -> None:
 
 
 def quoting() -> None:
-    """Fail with a message that has a traceback in it, of anything."""
+    """Fail with a message that contains some other traceback."""
     message = "Traceback (most recent call last):\n  ...\nswordfish: what nobody may see"
     raise ValueError(message)
 
@@ -152,7 +152,7 @@ def forgotten() -> str:
 
 
 def undone() -> None:
-    """Fail in a way that RQ's work-horse cannot note any more."""
+    """Fail in a way that RQ's work-horse can no longer record."""
     if first():
         raise ValueError
 
@@ -176,10 +176,10 @@ def gate_retried() -> None:
 
 
 def killed_inside() -> None:
-    """Die after a span of the user's own has ended, and before another has."""
+    """Die after one of the user's spans has ended, and before another has."""
     with tracer.start_as_current_span("inner"):
         pass
-    if "OTEL_PYTHON_QUEUE_BRIDGE_HORSE_EXPORT" in os.environ:  # flush: it waits for nobody to die
+    if "OTEL_PYTHON_QUEUE_BRIDGE_HORSE_EXPORT" in os.environ:  # `flush` does not survive the kill
         trace.get_tracer_provider().force_flush()
     with tracer.start_as_current_span("open"):
         killed()
@@ -216,7 +216,7 @@ if Repeat is not None:
 
 
 class Overriding(HerokuWorker):
-    """A user's worker, whose methods do as the library's."""
+    """A user's worker, whose methods call those of the library."""
 
     def execute_job(self, job: Any, queue: Any) -> Any:
         return super().execute_job(job, queue)

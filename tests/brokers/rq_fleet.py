@@ -24,11 +24,11 @@ COMPLAINTS = re.compile(
     r".*(?:without telemetry|logged once|in a record of a child|loses counts|could not export"
     r"|Failed to detach|Exception while|no reading of|keeps its metrics elsewhere|dropping).*"
 )
-"""What we and the SDK say where something went wrong."""
+"""What we and the SDK log if something goes wrong."""
 
 FLUSH = {
     "OTEL_PYTHON_QUEUE_BRIDGE_HORSE_EXPORT": "flush",
-    # What a busy machine does not get done in time is lost by design.
+    # On a busy machine, spans that are not exported within this time are lost by design.
     "OTEL_PYTHON_QUEUE_BRIDGE_FLUSH_TIMEOUT": "20",
 }
 
@@ -49,10 +49,10 @@ class Fleet:
             "APP_BROKER": broker,
             "APP_FOLDER": str(folder),
             "PYTHONPATH": str(ROOT),
-            # The handler that `logging` puts on the root logger makes RQ keep quiet.
+            # `logging` would put a handler on the root logger, and then RQ logs nothing.
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
             "OTEL_METRIC_EXPORT_INTERVAL": "200",
-            "TZ": "Asia/Kathmandu",  # far from UTC, in which RQ notes its times
+            "TZ": "Asia/Kathmandu",  # far from UTC, which RQ's times are in
         }
         with Redis.from_url(broker) as client:
             client.flushall()
@@ -85,7 +85,7 @@ class Fleet:
 
     def caller(self, *, instrumented: bool = True, **env: str) -> Caller:
         command = ["opentelemetry-instrument"] if instrumented else []
-        script = f"import {self._app} as app; app.main()"  # RQ takes no function of `__main__`
+        script = f"import {self._app} as app; app.main()"  # RQ refuses functions of `__main__`
         scripts = Path(sys.executable).parent
         caller = Caller(
             [*(str(scripts / part) for part in command), sys.executable, "-c", script],
@@ -108,12 +108,12 @@ class Fleet:
             return queue.enqueue(f"{self._app}.{name}", *arguments, **options)
 
     def end_callers(self) -> None:
-        """Let them export what they have, and end."""
+        """Let the callers export all they have, and end."""
         while self._callers:
             self._callers.pop().stop()
 
     def notes(self, kind: str = "") -> list[list[Any]]:
-        """Return what jobs have told, whatever telemetry says."""
+        """Return the notes of the jobs, which need no telemetry."""
         file = self._folder / "notes"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         notes = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -142,7 +142,7 @@ def end(worker: Process) -> None:
 
 
 def described(span: Span) -> str:
-    """Say what a span of ours came to; the user's have their names."""
+    """Describe how one of our spans ended; a user's span is described by its name."""
     if span.scope != SCOPE:
         return span.name
     number = span.attributes["task.attempt"]
@@ -157,7 +157,7 @@ def described(span: Span) -> str:
 
 
 def unclean(receiver: Receiver, *, workers: int = 1) -> list[str]:
-    """Say which spans came twice, what was garbled, and whether more than workers exported ours."""
+    """List garbled requests, spans that came twice, and metrics of any process but the workers."""
     spans = Counter(span.span_id for span in receiver.spans())
     twice = [span.name for span in receiver.spans() if spans[span.span_id] > 1]
     told: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -173,7 +173,7 @@ def instances(points: Iterable[Any]) -> set[str]:
 
 
 class Finished:
-    """What all processes have exported so far, by function."""
+    """All that the processes have exported so far, by function."""
 
     def __init__(self, receiver: Receiver) -> None:
         spans = receiver.spans()

@@ -1,4 +1,4 @@
-"""A user's functions on RQ that tell who looks at their data, and his own serializers."""
+"""A user's functions on RQ that note who unpickles their data, and the user's own serializers."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ def note(*words: object) -> None:
 
 
 class Watched:
-    """Notes where it is made from its pickle."""
+    """Notes in which process it is unpickled."""
 
     def __setstate__(self, state: Any) -> None:
         note("unpickled", os.getppid())
@@ -30,7 +30,7 @@ class Watched:
 
 
 class Zipped:
-    """A serializer that none but itself can read."""
+    """A serializer whose output only it can read."""
 
     @staticmethod
     def dumps(value: Any) -> bytes:

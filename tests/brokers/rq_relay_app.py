@@ -1,4 +1,4 @@
-"""A user's functions with spans of every kind, and his own span processors beside the SDK's."""
+"""A user's functions with spans of every kind, and the user's own span processors."""
 
 import gc
 import json
@@ -26,7 +26,7 @@ def note(*words: object) -> None:
 
 
 class Stamping(SpanProcessor):
-    """Adds to every span when it starts, and sees it end."""
+    """Adds an attribute to every span that starts, and notes every span that ends."""
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         span.set_attribute("stamp", "of the user")
@@ -43,7 +43,7 @@ class Keeping(SpanExporter):
 
 
 class Exporting(SimpleSpanProcessor):
-    """Exports by itself, and in the process where the spans are."""
+    """Exports each span at its end, in the process where it ended."""
 
 
 class WithProcessors(Worker):
@@ -55,7 +55,7 @@ class WithProcessors(Worker):
 
 
 def rich() -> None:
-    """Make a span with all that a span can have."""
+    """Make a span with everything that a span can have."""
     elsewhere = SpanContext(0xA, 0xB, is_remote=True, trace_flags=TraceFlags(1))
     with tracer.start_as_current_span(
         "rich",
@@ -69,7 +69,7 @@ def rich() -> None:
 
 
 def deep(depth: int = 150) -> None:
-    """Fail with a stack of more than one piece of the pipe."""
+    """Fail with a stack that is too long for one write to the pipe."""
     if depth:
         deep(depth - 1)
     raise ValueError("deep " + "ü" * 5000)
@@ -89,7 +89,7 @@ def many(number: int) -> None:
 
 
 def forks() -> None:
-    """Let a process of its own make spans, and export them."""
+    """Let a forked process make spans and export them."""
     child = multiprocessing.get_context("fork").Process(target=grandchild)
     with tracer.start_as_current_span("parent"):
         child.start()
@@ -113,9 +113,9 @@ def gate(number: int = 0) -> None:
 
 
 def busy() -> None:
-    """Make spans all the time, for longer than the job may take, and return if none stops it."""
-    # Others contain what strikes in them: a `__del__`, a handler of `logging`, and the API where it
-    # detaches a span, so that none here is the current one.
+    """Make spans for longer than the job may take, and return if nothing stops it."""
+    # Some code swallows an exception that a signal raises in it: a `__del__`, a handler of
+    # `logging`, and the API when it detaches a span. So no span in here is made current.
     gc.disable()
     logging.disable()
     deadline = time.monotonic() + 4

@@ -1,4 +1,4 @@
-"""A user's functions on RQ, and every way to enqueue them; as a script, in those asked for."""
+"""A user's functions on RQ, and every way to enqueue them; as a script it uses the named ways."""
 
 import json
 import os
@@ -23,7 +23,7 @@ except ImportError:  # before RQ 2.6
     Repeat = CronJob = CronScheduler = None
 
 SECRET = "swordfish"  # noqa: S105
-"""What jobs get and give, to be found nowhere in the telemetry."""
+"""Jobs get and return this; it must not be in the telemetry."""
 APP = "tests.brokers.rq_submits_app"
 connection = Redis.from_url(os.environ["APP_BROKER"])
 queue = Queue("default", connection=connection)
@@ -67,7 +67,7 @@ def nests_many() -> None:
 
 
 def saves() -> None:
-    """Do with the job what RQ's documentation offers, and tell what it looks like."""
+    """Save the job as RQ's documentation shows, and note what it looks like."""
     job = get_current_job()
     job.meta["progress"] = 1
     job.save_meta()
@@ -77,7 +77,7 @@ def saves() -> None:
 
 
 def tells() -> None:
-    """Tell what the job can see of itself."""
+    """Note what the job can see of itself."""
     job = get_current_job()
     fields = sorted(key.decode() for key in connection.hkeys(job.key))
     note("seen", job.meta, repr(job.args), repr(job.kwargs), fields)
@@ -96,7 +96,7 @@ def done(job: Job) -> Job:
 
 
 def depends(on: Any, **options: Any) -> Job:
-    """In a span of its own: the submitter's, and not the one of the job that it waits for."""
+    """Enqueue inside another span than the one that enqueued the job it waits for."""
     with tracer.start_as_current_span("later"):
         return queue.enqueue(b, depends_on=on, **options)
 
@@ -141,7 +141,7 @@ def duplicate() -> None:
 
 
 def refused() -> None:
-    """Enqueue as a user of the Redis who may do everything but that."""
+    """Enqueue as a Redis user who may do everything but enqueue."""
     with Redis.from_url(os.environ["APP_BROKER"].replace("//shop:", "//poor:")) as theirs:
         try:
             Queue("default", connection=theirs).enqueue_many(

@@ -11,7 +11,7 @@ from tests.servers import LIMIT, Process, Processes, otel_env
 
 ROOT = Path(__file__).parents[2]
 SECRET = "swordfish"  # noqa: S105
-"""What tasks get and give, to be found nowhere in the telemetry."""
+"""Tasks get and return this; it must not be in the telemetry."""
 
 Notes = list[list[Any]]
 
@@ -69,14 +69,14 @@ class Shop:
         if not self._notes.exists():
             return []
         lines = self._notes.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # whole lines only
 
     def spans(self, condition: Callable[[list[Span]], bool]) -> list[Span]:
         return sorted(self.receiver.wait_for(condition, LIMIT), key=lambda span: span.start)
 
 
 def paths(spans: list[Span], words: Callable[[Span], str]) -> dict[str, str]:
-    """Write each span, by its id, as the words for all from its root down to itself."""
+    """Return, by span id, a path: the words for all spans from the root down to this one."""
     known = {span.span_id: span for span in spans}
 
     def path(span: Span) -> str:

@@ -1,4 +1,4 @@
-"""Celery on real brokers: what its workers lose elsewhere, they must not lose here."""
+"""Celery on real brokers: its workers must not lose here what they lose with others."""
 
 import json
 import signal
@@ -34,7 +34,7 @@ def shop(
 def test_no_span_is_lost_when_the_worker_is_told_to_stop(
     shop: Shop, arguments: tuple[str, ...]
 ) -> None:
-    # A batch processor that exports of itself only long after the worker has ended.
+    # By itself this batch processor would export only long after the worker has ended.
     worker = shop.worker(*arguments, OTEL_BSP_SCHEDULE_DELAY="60000")
     shop.submit("ok", "20")
     wait_until(shop.notes, what="a task has run")
@@ -67,7 +67,7 @@ def test_what_dies_in_the_child_is_one_error_in_the_trace(
     assert execute.attributes["task.status"] == "failure"
     assert execute.parent_id == dispatch.span_id
     assert execute.end > dispatch.end
-    # What the child had finished by then hangs under the span that the parent wrote.
+    # Spans that the child had finished by then hang under the span that the parent wrote.
     work = [span for span in shop.receiver.spans() if span.name == "user work"]
     assert [span.parent_id for span in work] == [execute.span_id] * (task == "hang")
 

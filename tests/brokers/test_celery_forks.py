@@ -1,4 +1,4 @@
-"""Celery's children come and go: nothing is lost, counted twice or held up by telemetry."""
+"""Celery's children come and go: nothing is lost, counted twice or delayed by telemetry."""
 
 import json
 import signal
@@ -41,10 +41,10 @@ each_way = pytest.mark.parametrize(
 
 
 def assert_exact(shop: Forking, name: str = "ok", *, finished: bool = True) -> None:
-    """What ran, by the tasks' own notes, is what the spans and the counters say.
+    """Assert that the spans and the counters agree with the tasks' own notes.
 
-    A worker that is stopped gives back to the broker what it does not know to have begun. A child
-    may run that all the same, and another worker will.
+    A stopped worker gives each task back to the broker that it does not know to have begun. A child
+    may still run such a task, and another worker will run it, too.
     """
     ran = sorted(shop.ran(name))
     assert sorted(shop.executed(name)) == ran
@@ -66,7 +66,7 @@ def completed(shop: Forking, name: str = "ok") -> int:
 
 
 def assert_clean(receiver: Receiver) -> None:
-    """No span came twice, no request was garbled, no child exported metrics."""
+    """Assert that no span came twice, no request was garbled, and no child exported metrics."""
     assert receiver.rejected == []
     spans = Counter(span.span_id for span in receiver.spans())
     assert [span_id for span_id, times in spans.items() if times > 1] == []
@@ -74,7 +74,7 @@ def assert_clean(receiver: Receiver) -> None:
 
 
 def children(receiver: Receiver) -> set[str]:
-    """Return the instances that exported points of ours, beside the worker's main process."""
+    """Return the processes, apart from the worker's main one, that exported points of ours."""
     exported = [point for point in receiver.points() if point.service == "worker"]
     main = instances(exported, lambda point: point.metric == "task.workers.active")
     assert len(main) == 1
@@ -84,7 +84,7 @@ def children(receiver: Receiver) -> set[str]:
 @pytest.mark.parametrize(
     ("shop", "arguments", "number"),
     [
-        # Billiard needs a second to replace a child: as many tasks as that allows.
+        # Billiard needs a second to replace a child, which limits the number of tasks.
         pytest.param("redis_url", RECYCLED, 24, id="recycled-redis"),
         pytest.param("amqp_url", RECYCLED, 24, id="recycled-amqp"),
         pytest.param("redis_url", ("-P", "prefork", "--autoscale", "6,1"), 60, id="autoscaled"),
@@ -104,12 +104,12 @@ def test_as_many_spans_and_counts_as_tasks(
 
 
 def test_a_pool_that_grew_and_shrank_has_lost_nothing(redis_shop: Forking) -> None:
-    """Children that autoscale ends, well before the worker does, have exported their spans."""
+    """Children that autoscale ends, long before the worker ends, have exported their spans."""
     shop = redis_shop
     worker = shop.worker(
         *("-P", "prefork", "--autoscale", "4,1"),
         AUTOSCALE_KEEPALIVE="1",
-        OTEL_BSP_SCHEDULE_DELAY="60000",  # what no flush exports stays unexported
+        OTEL_BSP_SCHEDULE_DELAY="60000",  # nothing is exported without a flush
     )
     shop.submit("gate", 4)
     worker.wait_for(lambda: len(shop.ran("gate")) == 4)
@@ -144,7 +144,7 @@ def test_what_ran_is_told_by_a_worker_stopped_behind_the_last_publish(
 
 @pytest.mark.parametrize("shop", ["redis_url", "amqp_url"], indirect=True)
 def test_what_a_stopped_worker_had_no_child_for_is_run_by_another(shop: Forking) -> None:
-    """It is handed to the pool when the child before is about to end, and has no successor."""
+    """A task is handed to the pool when its child is about to end and has no successor yet."""
 
     def dispatched() -> int:
         return shop.counts()["task.dispatched", "ok"]
@@ -186,7 +186,7 @@ def test_what_a_child_submits_is_counted_once(shop: Forking, arguments: tuple[st
 
 
 def test_it_is_counted_if_the_worker_ends_at_once(redis_shop: Forking) -> None:
-    """The child is gone, and its parent told to stop, when the last record is in the pipe."""
+    """When the last record is in the pipe, the child is gone and its parent has to stop."""
     shop = redis_shop
     worker = shop.worker("-P", "prefork", "-c", "1", "--max-tasks-per-child", "1")
     shop.submit("submits", args=[5])
@@ -199,7 +199,7 @@ def test_it_is_counted_if_the_worker_ends_at_once(redis_shop: Forking) -> None:
 
 
 def test_a_child_exports_nothing_of_its_parents(redis_shop: Forking) -> None:
-    """Forked after the parent has counted, and alive for many of the reader's intervals."""
+    """The children are forked after the parent has counted, and live for many export intervals."""
     shop = redis_shop
     worker = shop.worker(*RECYCLED, OTEL_METRIC_EXPORT_INTERVAL="50")
     shop.submit("ok", 8)
@@ -209,7 +209,7 @@ def test_a_child_exports_nothing_of_its_parents(redis_shop: Forking) -> None:
     worker.wait_for(lambda: len(shop.ran("gate")) == 4)
     assert not first & {pid for kind, *_, pid in shop.notes() if kind == "gate"}
 
-    # The children hold their task; the main process exports so often that they had their turns.
+    # The children hold their tasks. While the main process exports this often, so could they.
     def exports() -> int:
         return sum(point.metric == "task.workers.active" for point in shop.receiver.points())
 
@@ -225,7 +225,7 @@ def test_a_child_exports_nothing_of_its_parents(redis_shop: Forking) -> None:
 def test_nothing_is_lost_when_a_long_lived_child_records_beside_its_parent(
     redis_shop: Forking,
 ) -> None:
-    """Parent and children export at every moment; no two of them on one connection."""
+    """Parent and children export all the time, but no two of them on one connection."""
     shop = redis_shop
     worker = shop.worker(
         *("-P", "prefork", "-c", "3", "--max-tasks-per-child", "10"),
@@ -239,9 +239,9 @@ def test_nothing_is_lost_when_a_long_lived_child_records_beside_its_parent(
     assert_clean(shop.receiver)
 
 
-# A collector that does not answer, or is not there. The SDK's own shutdown, in the main process
-# only, waits for its exporters' timeouts beside ours: hence the short ones. They are longer than
-# any flush_timeout here, which is what limits the children.
+# For a collector that does not answer, or does not exist. In the main process alone, the SDK's own
+# shutdown waits for its exporters' timeouts as well, so these are short. They are still longer
+# than any flush_timeout here, which limits the children.
 IMPATIENT = {
     "OTEL_EXPORTER_OTLP_TIMEOUT": "3",
     "OTEL_METRIC_EXPORT_TIMEOUT": "3000",
@@ -304,7 +304,7 @@ def test_with_contribs_instrumentor_there_is_one_set_of_spans(
 ) -> None:
     shop = redis_shop
     both = {
-        # Where it is installed, it takes what is logged before Celery sets up logging.
+        # If `logging` is on, it swallows what is logged before Celery sets up logging.
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi,logging",
         "OTEL_PYTHON_QUEUE_BRIDGE_CONFLICTS": conflicts,
     }
@@ -432,9 +432,9 @@ pool.stop()
 
 
 def test_memory_is_flat(processes: Processes, tmp_path: Path) -> None:
-    """What there is after all tasks was there after a quarter of them.
+    """After all tasks there are no more objects than after a quarter of them.
 
-    Through a worker's own request and pool, without its loop, which only waits.
+    The tasks pass through a worker's real request and pool. Its loop is left out: it only waits.
     """
     tasks = 12_000
     options = ["-W", "ignore", "-X", "utf8"]
@@ -450,7 +450,7 @@ def test_memory_is_flat(processes: Processes, tmp_path: Path) -> None:
 
 
 QUIET = "import logging; logging.getLogger('celery').disabled = True\n"
-"""Celery reports every failed task."""
+"""Celery logs every failed task."""
 
 
 EMBEDDED = """

@@ -1,4 +1,4 @@
-"""How many workers there are, and what waits for them, as a worker on a real broker tells."""
+"""The gauges of a worker on a real broker: how many slots it has, and how many tasks wait."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ PRIORITIES = {
 
 
 class Watched(Forking):
-    """Reads what a worker has told last."""
+    """Reads the latest gauges of a worker."""
 
     def last(self, metric: str) -> dict[str, float]:
         """Return the values of the last export that had this metric, by queue."""
@@ -50,7 +50,7 @@ class Watched(Forking):
         return len(of_metric(self.receiver.points(), metric))
 
     def wait_for_exports(self, number: int, metric: str = WORKERS) -> None:
-        """Wait for this many more exports: what is true from now on holds in the last of them."""
+        """Wait for this many more exports: the last of them shows what has been true since now."""
         seen = self.exports(metric)
         wait_until(lambda: self.exports(metric) >= seen + number, what=f"{number} exports")
 
@@ -133,7 +133,7 @@ def test_what_waits_at_the_broker_is_depth_and_what_the_worker_holds_is_not(
     shop.send(
         {"name": "ok", "queue": "a", "count": 3},
         {"name": "ok", "queue": "b", "count": 5},
-        {"name": "ok", "queue": "c", "count": 7},  # which nobody consumes
+        {"name": "ok", "queue": "c", "count": 7},  # nobody consumes that queue
     )
     shop.wait_for(DEPTH, {"a": 3, "b": 5})
     (point, *_) = of_metric(shop.receiver.latest(), DEPTH)
@@ -150,7 +150,7 @@ def test_prefetched_messages_are_not_depth(redis_shop: Watched) -> None:
     shop.worker("-P", "threads", "-c", "1", APP_CONF=json.dumps(conf))
     shop.block(1)
     shop.send({"name": "ok", "count": 6})
-    # The one that runs was acknowledged when it began: three more are held.
+    # The task that runs was acknowledged when it began; the worker holds three more.
     shop.wait_for(DEPTH, {"celery": 3})
     shop.open_gate()
     shop.wait_for(DEPTH, {"celery": 0})
@@ -230,7 +230,7 @@ def test_a_caller_reads_no_depth(redis_shop: Watched) -> None:
 
 
 class Broker:
-    """A Valkey of the test's own, which it may stop."""
+    """A Valkey for one test, which may stop it."""
 
     def __init__(self, processes: Processes, folder: Path) -> None:
         self.url = Valkey(processes, folder).url
@@ -279,7 +279,7 @@ def warnings(worker: Process) -> list[str]:
 def test_a_worker_whose_broker_is_down_ends_when_told(
     broker: Broker, receiver: Receiver, processes: Processes, tmp_path: Path
 ) -> None:
-    """The last export reads the depth too, and that must not keep the process."""
+    """The last export reads the depth, too, and that must not keep the process alive."""
     shop = Watched(broker.url, receiver, processes, tmp_path)
     worker = shop.worker("-P", "threads", "-c", "1")
     shop.wait_for(DEPTH, {"celery": 0})

@@ -1,4 +1,4 @@
-"""Celery's pools and whatever can become of a task: the trace and the counts of each."""
+"""The trace and the counts for each way in which a task can end, in each of Celery's pools."""
 
 import json
 import re
@@ -27,11 +27,11 @@ class Attempt(NamedTuple):
 
     status: str
     error: str = ""
-    """`error.type`, of the span and of what is counted; the span is an error if there is one."""
+    """`error.type` on the span and the metrics; if there is one, the span is an error."""
     ran: bool = True
-    """Without: it ends with its dispatch."""
+    """If it did not, the attempt ends with its dispatch."""
     published: bool = False
-    """The next attempt is a new message, submitted from inside this one; else a redelivery."""
+    """Whether the next attempt is submitted inside this one; if not, the message comes again."""
 
 
 Attempts = tuple[Attempt, ...]
@@ -41,9 +41,9 @@ Attempts = tuple[Attempt, ...]
 class Outcome:
     attempts: Attempts
     elsewhere: dict[str, Attempts] = field(default_factory=dict)
-    """Pools in which it differs."""
+    """The attempts in pools where they differ."""
     absent: dict[str, str] = field(default_factory=dict)
-    """Pools without it, and why."""
+    """Pools in which this cannot happen, and why."""
 
 
 POOLS = {
@@ -57,7 +57,7 @@ POOLS = {
 }
 
 PATCHED_LATE = ("gevent", "eventlet")
-"""Pools that Celery patches for when the SDK runs already."""
+"""Pools for which Celery patches while the SDK is already running."""
 
 SUCCESS = Attempt("success")
 LOST = "billiard.exceptions.WorkerLostError"
@@ -141,7 +141,7 @@ CELLS = [
 
 
 def expected_spans(attempts: Attempts) -> list[str]:
-    """Every span, as the path that leads to it."""
+    """Return every span as the path that leads to it."""
     path = "submit"
     paths = [path]
     for attempt in attempts:
@@ -182,7 +182,7 @@ def described(span: Span) -> str:
 
 
 class Finished:
-    """What the processes of one pool have exported so far, by task."""
+    """All that the processes of one pool have exported so far, by task."""
 
     def __init__(self, receiver: Receiver) -> None:
         spans = receiver.spans()
@@ -215,16 +215,16 @@ def attempts(pool: str, name: str) -> Attempts:
 
 
 def rounds(pool: str) -> list[list[str]]:
-    """What is submitted at once: every outcome, but last what ends the worker."""
+    """Return which outcomes are submitted together; those that end the worker come last."""
     names = [name for of, name in CELLS if of == pool]
-    if pool == "solo":  # Celery 5.7 stumbles over the exit itself
+    if pool == "solo":  # the worker of Celery 5.7 ends with it
         names.remove("SystemExit")
         return [names, ["SystemExit"]]
     return [names]
 
 
 def run(pool: str, broker: str, folder: Path) -> Finished:
-    """Have one worker run every outcome that this pool knows."""
+    """Let one worker run every outcome that this pool can have."""
     env = {
         "APP_BROKER": broker,
         "APP_NOTES": str(folder),
@@ -236,8 +236,8 @@ def run(pool: str, broker: str, folder: Path) -> Finished:
     if "patched first" in pool:
         patched["OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"] = "patch_all"
     elif pool in PATCHED_LATE:
-        # Celery patches under the feet of the SDK's threads, which were there first: if one of
-        # them wakes up meanwhile, it dies of it (gevent 26.9, `RecursionError`).
+        # Celery patches while the SDK's threads are already running. A thread that wakes up
+        # meanwhile dies of a `RecursionError` (gevent 26.9).
         env |= {"OTEL_METRIC_EXPORT_INTERVAL": "3000", "OTEL_BSP_SCHEDULE_DELAY": "3000"}
     processes = Processes(folder)
     with Receiver() as receiver:
@@ -273,7 +273,7 @@ def run(pool: str, broker: str, folder: Path) -> Finished:
                     cwd=ROOT,
                 )
                 assert caller.wait() == 0, caller.log()
-                with suppress(TimeoutError):  # what does not arrive, its own cell shows
+                with suppress(TimeoutError):  # the cells of missing tasks will fail
                     receiver.wait_for(partial(all_arrived, names), LIMIT)
             worker.stop(signal.SIGTERM)
             assert not receiver.rejected
@@ -288,7 +288,7 @@ def run(pool: str, broker: str, folder: Path) -> Finished:
 def finished(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Finished]:
-    """The run of a pool: one for all its cells."""
+    """Run each pool once, for all of its cells."""
 
     @cache
     def finished(pool: str) -> Finished:
@@ -318,6 +318,6 @@ def test_a_worker_has_nothing_to_complain_about(
     log = finished(pool).log
     assert "Failed to detach context" not in log
     complaints = re.findall(r"^(?:otel_queue_bridge|opentelemetry)\S* [A-Z]+ .*", log, re.MULTILINE)
-    if pool in PATCHED_LATE:  # an export that was under way does not find its way back
+    if pool in PATCHED_LATE:  # an export under way at that time fails
         complaints = [one for one in complaints if "switch to a different thread" not in one]
     assert not complaints

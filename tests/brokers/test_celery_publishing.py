@@ -1,4 +1,4 @@
-"""Celery's ways to publish: each in one trace, under what asked for it, and nothing changed."""
+"""Celery's ways to publish: each in one trace, below the span that published, nothing changed."""
 
 import signal
 from collections import Counter
@@ -17,7 +17,7 @@ PASSWORD = "hunter2"  # noqa: S105
 
 
 def task(name: str, *below: str, status: str = "") -> list[str]:
-    """The paths of a task that a worker ran, and of what was submitted inside it."""
+    """Return the paths of a task that a worker ran, and of all that was submitted inside it."""
     ran = f"submit {name} > dispatch {name} > execute {name}"
     return [
         f"submit {name}",
@@ -42,7 +42,7 @@ WAYS = {
     "replace": task("replaces", *task("a")),
     "apply": EAGER_A,
     "always eager": EAGER_A,
-    "retry in apply": [  # Celery applies it again after the attempt, not inside
+    "retry in apply": [  # Celery applies it again after the attempt, not inside it
         "submit retries",
         "submit retries > execute retries",
         "submit retries > submit retries",
@@ -98,7 +98,7 @@ def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proce
 def published(
     valkey: Valkey, module_processes: Processes, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
-    """Every way, on a Valkey that asks for a password."""
+    """Publish in every way, on a Valkey that asks for a password."""
     with valkey.client() as client:
         client.flushall()
         client.acl_setuser(
@@ -119,7 +119,7 @@ def published(
 def confirmed(
     rabbitmq: RabbitMQ, module_processes: Processes, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
-    """Some of them, on a RabbitMQ that confirms what it got."""
+    """Publish in some ways, on a RabbitMQ that confirms each message."""
     with Receiver() as receiver:
         folder = tmp_path_factory.mktemp("confirmed")
         shop = Shop(rabbitmq.vhost(), receiver, module_processes, folder, APP)

@@ -1,4 +1,4 @@
-"""Dramatiq's brokers and workers in this process, where a test sees all that they hold."""
+"""Dramatiq's brokers and workers in this process, where a test can see all of their state."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
 
 
 class Telemetry:
-    """An SDK of the test's own, and what it was told."""
+    """An SDK for one test, and all that it recorded."""
 
     def __init__(self) -> None:
         self._spans = InMemorySpanExporter()
@@ -65,7 +65,7 @@ class Telemetry:
         return [span for span in spans if span.name.startswith(name)]
 
     def exported(self) -> bytes:
-        """Return the spans as an exporter sends them: one that has no encoding spoils all."""
+        """Return the spans as an exporter sends them: if one cannot be encoded, all are lost."""
         return encode_spans(self.spans()).SerializeToString()
 
     def points(self) -> dict[str, list[Any]]:
@@ -125,7 +125,7 @@ def stub() -> StubBroker:
 
 
 class Ran:
-    """An actor that keeps what it was given, and does what it is told."""
+    """An actor that keeps its arguments, and whose body a test can set."""
 
     def __init__(self, broker: dramatiq.Broker, name: str = "ok", **options: Any) -> None:
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -166,7 +166,7 @@ def received(broker: dramatiq.Broker) -> dramatiq.Message[Any]:
     found = wait_until(lambda: next(consumer))
     consumer.ack(found)
     consumer.close()
-    message: dramatiq.Message[Any] = found._message  # noqa: SLF001 - the proxy hides its kind
+    message: dramatiq.Message[Any] = found._message  # noqa: SLF001 - the proxy hides its type
     return message
 
 
@@ -179,7 +179,7 @@ def own_id(span: ReadableSpan) -> str:
 
 
 def assert_chain(spans: list[ReadableSpan]) -> None:
-    """Each span is the child of the one before."""
+    """Assert that each span is the child of the one before."""
     for above, below in pairwise(spans):
         assert parent(below) == own_id(above)
 
@@ -261,7 +261,7 @@ def test_an_uninstrumented_worker_runs_what_was_sent(
 
 
 def test_an_uninstrumented_caller_is_served(telemetry: Telemetry, broker: dramatiq.Broker) -> None:
-    """By a worker whose broker was there first; a delayed message is no submit of the worker."""
+    """The worker's broker was there before us; a delayed message is no submit of the worker."""
     ran = Ran(broker)
     ran.actor.send(1)
     ran.actor.send_with_options(args=(2,), delay=20)
@@ -310,7 +310,7 @@ def test_a_message_is_dispatched_once_however_often_it_is_delayed(
 
 
 class Early(StubBroker):
-    """Its enqueue is one of its own, and its parent's."""
+    """Its own enqueue calls its parent's."""
 
     def enqueue(self, message: Any, *, delay: int | None = None) -> Any:
         return super().enqueue(message, delay=delay)
@@ -432,7 +432,7 @@ def test_the_server_is_told_and_no_credentials(instrumented: Telemetry) -> None:
 
 
 class Cluster:
-    """A client of many servers, in what Dramatiq asks of it."""
+    """A client of many servers, as far as Dramatiq uses it."""
 
     def register_script(self, _: object) -> Callable[..., int]:
         return lambda **_: 8000
@@ -447,7 +447,7 @@ def test_a_broker_of_no_one_server(instrumented: Telemetry) -> None:
     assert not any("server.address" in span.attributes for span in instrumented.spans())
 
 
-# What a run comes to
+# How a run ends
 
 
 def test_without_the_middleware_for_retries_an_exception_is_the_end(
@@ -471,7 +471,7 @@ def test_without_the_middleware_for_retries_an_exception_is_the_end(
 
 
 class Down(StubBroker):
-    """Takes no message a second time."""
+    """Refuses to take a message a second time."""
 
     def enqueue(self, message: Any, *, delay: int | None = None) -> Any:
         if message.options.get("retries"):
@@ -521,7 +521,7 @@ def test_a_dead_letter_put_back_is_a_new_task(instrumented: Telemetry, stub: Stu
 def test_an_actor_that_goes_on_with_its_own_message_submits_new_tasks(
     instrumented: Telemetry, stub: StubBroker
 ) -> None:
-    """Also after a retry, whose number the copies have."""
+    """The same holds after a retry, although the copies carry its number."""
     ran = Ran(stub)
 
     def go_on() -> None:
@@ -624,7 +624,7 @@ def test_nothing_stays_attached_to_the_worker_thread(
     told = attempt.Run.outcome
 
     def outcome(self: attempt.Run, raised: BaseException | None) -> Any:
-        if self.message_id == ours.message_id:
+        if self._message_id == ours.message_id:
             raise RuntimeError
         return told(self, raised)
 
@@ -694,7 +694,7 @@ def test_gauges_of_a_worker(instrumented: Telemetry, stub: StubBroker) -> None:
     assert "task.queue.depth" not in points
 
 
-# What others send
+# Messages from others
 
 PEERS = {
     "flat": {"traceparent": TRACEPARENT},
@@ -755,7 +755,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "priority, a dict": {"broker_priority": {"a": 1}},
     "priority, too high": {"broker_priority": 10**30},
 }
-if not dramatiq.__version__.startswith("1."):  # whose consumer dies of it
+if not dramatiq.__version__.startswith("1."):  # its consumer dies of it
     HOSTILE["eta, a word"] = {"eta": "soon"}
     HOSTILE["eta, a dict"] = {"eta": {"a": 1}}
     HOSTILE["eta, nothing"] = {"eta": None}
@@ -763,7 +763,7 @@ if not dramatiq.__version__.startswith("1."):  # whose consumer dies of it
 
 @pytest.fixture
 def pickled() -> Iterator[None]:
-    """Messages that carry whatever Python has."""
+    """Let messages carry any Python object."""
     encoder = dramatiq.get_encoder()
     dramatiq.set_encoder(dramatiq.PickleEncoder())
     yield
@@ -824,7 +824,7 @@ def test_junk_is_retried(
 def test_junk_in_real_brokers(
     instrumented: Telemetry, broker: dramatiq.Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a stranger's JSON has it."""
+    """The junk comes as JSON, as if from a stranger."""
     ran = Ran(broker)
     junk = [
         options for name, options in HOSTILE.items() if not name.startswith(("keys", "priority"))
@@ -841,7 +841,7 @@ def test_junk_in_real_brokers(
 def test_what_nobody_can_read_is_no_message(
     instrumented: Telemetry, valkey: Valkey, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dramatiq stops at it, restarts its consumer, and goes on; so do we."""
+    """Dramatiq fails on it, restarts its consumer, and goes on; so do we."""
     monkeypatch.setattr("dramatiq.worker.CONSUMER_RESTART_DELAY_SECS", 0.01)
     broker = RedisBroker(url=redis_url)
     ran = Ran(broker)

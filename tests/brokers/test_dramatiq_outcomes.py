@@ -1,4 +1,4 @@
-"""Whatever can become of a message of Dramatiq: the trace and the counts of each."""
+"""The trace and the counts for each way that a message of Dramatiq can go."""
 
 import json
 import re
@@ -57,13 +57,13 @@ ENDS = {
         " > submit last > dispatch > execute success"
     ),
 }
-"""How the first execute goes on."""
+"""The end of the first execute, and the path below it."""
 LEAVES = {name: [f"submit > dispatch > execute {end}"] for name, end in ENDS.items()} | {
     "unknown": ["submit > dispatch rejected"],
     "unencodable": ["submit ERROR TypeError"],
 }
 """The paths to the last spans of each case; every step of a path is a span."""
-if "on_retry_exhausted" not in Retries().actor_options:  # which is older than that
+if "on_retry_exhausted" not in Retries().actor_options:  # before Dramatiq 1.18
     del LEAVES["callback of exhausted retries"]
 
 
@@ -73,13 +73,13 @@ def expected_spans(leaves: list[str]) -> list[str]:
 
 
 def counted(spans: list[str]) -> Counter[str]:
-    """Count what such spans stand for."""
+    """Return the counts that belong to these spans."""
     counts: Counter[str] = Counter()
     for path in spans:
         operation, *words = path.rpartition(" > ")[2].split(" ", 1)
         said = words[0] if words else ""
         if operation == "submit" and "ERROR" not in said:
-            # What is submitted inside an attempt that failed with a retry is that retry.
+            # A submit inside an attempt that ended with a retry is that retry.
             counts["task.submitted"] += (
                 not path.rpartition(" > ")[0].rpartition(" > ")[2].startswith("execute retry")
             )
@@ -101,13 +101,12 @@ def described(span: Span) -> str:
         return ""
     role = span.attributes.get("task.name", "").partition(": ")[2] if operation == "submit" else ""
     status = span.attributes.get("task.status")
-    # That every dispatch ended with a hand-over needs no word.
     words = (operation, role, status, span.status.replace("UNSET", ""))
     return " ".join(filter(None, [*words, span.attributes.get("error.type")]))
 
 
 class Finished:
-    """What all processes have exported so far, by case."""
+    """All that the processes have exported so far, by case."""
 
     def __init__(self, receiver: Receiver) -> None:
         spans = receiver.spans()
@@ -141,7 +140,7 @@ def leaves(case: str) -> list[str]:
 
 
 def run(broker: str, redis: str, folder: Path) -> Finished:
-    """Have one worker run every case."""
+    """Let one worker run every case."""
     notes = folder / "notes"
     env = {
         "APP_BROKER": broker,
@@ -172,7 +171,7 @@ def run(broker: str, redis: str, folder: Path) -> Finished:
                 "caller", submit, env=otel_env(receiver, "caller") | env, cwd=ROOT
             )
             assert caller.wait() == 0, caller.log()
-            with suppress(TimeoutError):  # what does not arrive, its own case shows
+            with suppress(TimeoutError):  # the cases of what is missing will fail
                 receiver.wait_for(all_arrived, LIMIT)
             assert worker.stop(signal.SIGTERM) == 0
             assert not receiver.rejected
@@ -188,7 +187,7 @@ def run(broker: str, redis: str, folder: Path) -> Finished:
 def finished(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Finished]:
-    """The run on a broker: one for all its cases."""
+    """Run each broker once, for all of its cases."""
 
     @cache
     def finished(broker: str) -> Finished:

@@ -1,4 +1,4 @@
-"""Dramatiq's worker processes come and go: nothing is lost, or counted twice, by telemetry."""
+"""Dramatiq's worker processes come and go: telemetry loses nothing and counts nothing twice."""
 
 import json
 import os
@@ -21,7 +21,7 @@ APP = "tests.brokers.dramatiq_app"
 DEPTH = "task.queue.depth"
 WORKERS = "task.workers.active"
 AT_THE_END = {"OTEL_BSP_SCHEDULE_DELAY": "600000", "OTEL_METRIC_EXPORT_INTERVAL": "600000"}
-"""What no flush exports stays unexported."""
+"""Nothing is exported without a flush."""
 COMMANDS = {
     "fork": ["dramatiq"],
     "spawn": ["dramatiq", "--use-spawn"],
@@ -43,7 +43,7 @@ class Workers(Shop):
     def start(
         self, method: str = "fork", processes: int = 2, threads: int = 4, **env: str
     ) -> Process:
-        """Start a worker, and do not wait for it: it has messages to find."""
+        """Start a worker without waiting for it: there are messages for it already."""
         count = ("--processes", str(processes), "--threads", str(threads))
         return self._processes.start(
             "worker",
@@ -57,7 +57,7 @@ class Workers(Shop):
         assert worker.wait() == 0, worker.log()
 
     def tell_to_stop(self, worker: Process) -> None:
-        worker.wait_for("is booting up")  # else its main process has no handler for the signal
+        worker.wait_for("is booting up")  # only now its main process handles signals
         os.kill(worker.pid, signal.SIGTERM)
 
     def send(self, **messages: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Workers(Shop):
         return [span for span in self.receiver.spans() if span.name == name]
 
     def last(self, metric: str) -> list[dict[str, float]]:
-        """Return what each worker process last said of a gauge, by queue."""
+        """Return the last values of a gauge in each worker process, by queue."""
         said: dict[str, dict[str, float]] = {}
         for point in of_metric(self.receiver.latest(), metric):
             queue = point.attributes.get("messaging.destination.name", "")
@@ -124,7 +124,7 @@ def test_as_many_in_as_out(shop: Workers, method: str) -> None:
         }
     )
     assert_one_trace_each(shop, "ok")
-    # Dramatiq's main process has nothing to say, nor has the forkserver.
+    # Dramatiq's main process reports nothing, and neither does the forkserver.
     assert 1 <= len(instances(worker_points(shop.receiver), lambda _: True)) <= 2
     assert shop.receiver.rejected == []
 
@@ -142,7 +142,7 @@ def assert_one_trace_each(shop: Workers, name: str) -> None:
 
 @on_each_broker
 def test_a_worker_that_is_told_to_stop_and_the_one_that_drains(shop: Workers) -> None:
-    """What it runs it ends, what it holds it hands back, and it tells of all that."""
+    """It finishes what it runs, hands back what it holds, and reports all of it."""
     number, threads = 40, 8
     worker = shop.start(**AT_THE_END)
     shop.send(notified={}, gate={"count": number})
@@ -169,7 +169,7 @@ def test_a_worker_that_is_told_to_stop_and_the_one_that_drains(shop: Workers) ->
 
 
 def assert_exact(shop: Workers, *, finished: bool) -> None:
-    """What passed, by the actors' own notes, is what the spans and the counters say."""
+    """Assert that the spans and the counters agree with the actors' own notes."""
     counts = totals(shop.receiver.latest())
     executes = shop.named("execute gate")
     passed = set(shop.told("passed"))
@@ -185,7 +185,7 @@ def assert_exact(shop: Workers, *, finished: bool) -> None:
 
 
 def assert_interrupted(shop: Workers) -> None:
-    """The actor that asked to be told of the shutdown was interrupted, and ran again."""
+    """Assert that the actor that wants to know of a shutdown was interrupted, and ran again."""
     first, again = sorted(shop.named("execute notified"), key=lambda span: span.start)
     said = [(span.attributes["task.status"], span.status) for span in (first, again)]
     assert said == [("retry", "UNSET"), ("success", "UNSET")]
@@ -210,7 +210,7 @@ def test_gauges_of_two_processes(shop: Workers) -> None:
         gate={"count": 4},
         success={"count": 3, "args": ["x"]},
     )
-    # One delayed message is held by each process, which is no depth, as is what runs.
+    # Each process holds one delayed message. Messages that are held or run are not depth.
     depths = {"default": 3, "default.DQ": 3, "default.XQ": 2}
     worker.wait_for(lambda: shop.last(DEPTH) == [depths] * 2)
     assert shop.last(WORKERS) == [{"": 2}] * 2

@@ -1,4 +1,4 @@
-"""FastWorker's clients, control planes and subworkers: the trace and the counts of what they do."""
+"""FastWorker's clients, control planes and subworkers: the traces and the counts of all they do."""
 
 import json
 import pickle
@@ -32,7 +32,7 @@ BOOM = f"{APP}.BoomError"
 INVALID = "pydantic_core._pydantic_core.ValidationError"
 CROWD = 50
 HEARTBEAT = 10
-"""Seconds between those of a subworker."""
+"""Seconds between the heartbeats of a subworker."""
 LOCAL = [
     "caller",
     "  submit",
@@ -60,7 +60,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def lone(fleet: Fleet) -> Plane:
-    """A control plane that has nobody to hand tasks to."""
+    """A control plane without subworkers."""
     return fleet.plane("lone", APP_TICKS="1")
 
 
@@ -146,7 +146,7 @@ def test_a_task_that_cannot_be_made_is_an_error_and_not_counted(fleet: Fleet, lo
     assert trace.results == ["ValidationError"]
     assert trace.outline(2) == ["caller", f"  submit ERROR {INVALID}"]
     lone.submit("made")
-    fleet.counts({"submitted": 1}, "made")  # its process has exported what it has counted
+    fleet.counts({"submitted": 1}, "made")  # its process has exported its counts
     assert fleet.counts({}, "unmade") == {}
     assert SECRET.encode() not in fleet.receiver.raw()
 
@@ -254,7 +254,7 @@ def test_an_exception_is_told_as_what_it_is(
     (event,) = execute.events
     assert (event.name, event.attributes["exception.type"]) == ("exception", error_type)
     assert event.attributes["exception.message"] == message
-    if name != "sync_own_timeout":  # asyncio makes another of it on its way out of the thread
+    if name != "sync_own_timeout":  # asyncio replaces it when it leaves the thread
         assert 'fastworker_app.py", line' in event.attributes["exception.stacktrace"]
 
 
@@ -485,7 +485,7 @@ def test_each_priority_has_its_depth(fleet: Fleet, lone: Plane) -> None:
 
 @since_0_3("planned start")
 def test_what_is_due_and_waits_its_turn_is_depth(fleet: Fleet, lone: Plane) -> None:
-    # A control plane takes one of them in a tenth of a second.
+    # A control plane takes one of them every tenth of a second.
     batch = [{"task_name": "sync_ok", "countdown": 0.1, "priority": "low"}] * 20
 
     def deep(_: object) -> bool:

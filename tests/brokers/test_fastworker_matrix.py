@@ -1,4 +1,4 @@
-"""FastWorker with and without us at every hop: all tasks run, and what can be one trace is one."""
+"""FastWorker with and without us at every hop: all tasks run, in one trace where possible."""
 
 import json
 import signal
@@ -21,8 +21,8 @@ KWARGS = {"a": 1, "text": "Grüße", "nested": {"b": [None, 1.5, True]}}
 ALONE = "-"
 """There is no subworker: the control plane runs its tasks itself."""
 
-# I: under `opentelemetry-instrument`, U: without us. An uninstrumented control plane reads what it
-# knows of a task and passes that on: the carrier ends there.
+# I: under `opentelemetry-instrument`, U: without us. An uninstrumented control plane passes on only
+# the fields of a task that it knows: the carrier ends there.
 MATRIX = {
     # client, control plane, subworker
     "I I -": "client submit > plane dispatch > plane execute",
@@ -41,7 +41,7 @@ MATRIX = {
 
 
 class Plane:
-    """A control plane and, from the first time that it is asked for, one subworker."""
+    """A control plane, and one subworker that is started when it is first needed."""
 
     def __init__(self, matrix: "Matrix", mode: str, serialization: str) -> None:
         from tests.fastworker import ControlPlane
@@ -57,11 +57,11 @@ class Plane:
         self.address = ports.address
 
     def fits(self, mode: str) -> bool:
-        # A subworker that is gone is not forgotten soon, but one of its name takes its place.
+        # A lost subworker is not forgotten soon, but a new one with its name replaces it.
         return mode != ALONE or self._mode == ALONE
 
     def executor(self, mode: str) -> Process:
-        """Return who runs the tasks: a subworker of this mode, or the control plane itself."""
+        """Return the process that runs the tasks: a subworker of this mode or the control plane."""
         if mode != self._mode:
             if self._mode != ALONE:
                 self._executor.stop(signal.SIGKILL)
@@ -74,7 +74,7 @@ class Plane:
 
 
 class Matrix:
-    """Processes of every mode; control planes serve as many cells as they can."""
+    """Processes of every mode; each control plane serves as many cells as it can."""
 
     def __init__(self, processes: Processes, receiver: Receiver) -> None:
         self._processes = processes
@@ -98,7 +98,7 @@ class Matrix:
         )
 
     def run(self, cell: str, serialization: str) -> tuple[int, dict[str, list[str]]]:
-        """Submit each task once; return the executor's process and what the client got to know."""
+        """Submit each task once; return the executor's process and the results of the client."""
         client, plane, subworker = cell.split()
         key = (plane, serialization)
         if key not in self._planes or not self._planes[key].fits(subworker):
@@ -111,7 +111,7 @@ class Matrix:
         return executor.pid, {name: answer for name, *answer in told}
 
     def paths(self, task_id: str, count: int) -> list[str]:
-        """Wait for this many spans of a task's traces; return each with all that is above it."""
+        """Wait for this many spans of a task's traces; return each with all spans above it."""
 
         def mine(spans: list[Span]) -> list[Span]:
             of_it = [s for s in spans if s.attributes.get("messaging.message.id") == task_id]
@@ -133,7 +133,7 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     processes = Processes(tmp_path_factory.mktemp("matrix"))
     with Receiver() as receiver:
         yield Matrix(processes, receiver)
-        processes.stop(grace=0)  # a control plane ends on no signal
+        processes.stop(grace=0)  # no signal ends a control plane
     for process in processes.started:
         assert "went through without telemetry" not in process.log()
 

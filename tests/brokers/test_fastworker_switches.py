@@ -1,4 +1,4 @@
-"""What switches FastWorker's instrumentation on or off, and its own telemetry: real processes."""
+"""The switches of FastWorker's instrumentation and of its own telemetry, in real processes."""
 
 import json
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_queue_bridge.otlp import Receiver
 from otel_queue_bridge.instrumentor import adapters
+from otel_queue_bridge.otlp import Receiver
 from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 
 pytestmark = pytest.mark.skipif(not find_spec("fastworker"), reason="FastWorker needs Python 3.12")
@@ -20,9 +20,9 @@ SWITCH = "FASTWORKER_OTEL_ENABLED"
 PREFIX = "OTEL_PYTHON_QUEUE_BRIDGE_"
 THEIRS = {"FASTWORKER_TELEMETRY_ENABLED": "true", "APP_THEIRS": "shown"}
 NEEDLESS = "celery,fastapi,logging"
-"""Of what `opentelemetry-instrument` loads."""
+"""Instrumentations that `opentelemetry-instrument` need not load here."""
 TOLD = {"later": "success", "failing": "failure", "at_once": "success"}
-"""What a client gets to know, whatever is instrumented."""
+"""The results that a client gets, whatever is instrumented."""
 
 
 class Site:
@@ -57,14 +57,14 @@ class Site:
         return client
 
     def submitted(self) -> int:
-        """Count our spans of a client that has ended."""
+        """Return how many of our spans a client that has ended made."""
         return sum(span.name.startswith("submit ") for span in self.receiver.spans())
 
     def scopes(self) -> set[str]:
         return {span.scope for span in self.receiver.spans()}
 
     def metrics(self, service: str) -> dict[str, float]:
-        """Return what a process has counted of all tasks, by metric."""
+        """Return the counts of one process over all tasks, by metric."""
         found: dict[str, float] = {}
         for point in self.receiver.latest():
             if point.service == service and point.kind == "sum":

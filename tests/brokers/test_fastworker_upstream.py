@@ -1,4 +1,4 @@
-"""What goes wrong in FastWorker itself, and shows in a trace as what it is."""
+"""Faults of FastWorker itself: a trace shows each as what it is."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def lone(fleet: Fleet) -> Plane:
-    """A control plane that has nobody to hand tasks to."""
+    """A control plane without subworkers."""
     return fleet.plane("lone")
 
 
@@ -49,7 +49,7 @@ def balance(counts: Counter[str]) -> int:
 
 
 def forward(between: Any, plane: Plane) -> bytes:
-    """Pass what comes on to a control plane, and return its reply."""
+    """Pass the next request on to a control plane, and return its reply."""
     with dialled("Req0", plane.address, "normal") as requester:
         requester.send(between.recv())
         return requester.recv()
@@ -93,7 +93,7 @@ def test_a_planned_task_that_is_sent_again_runs_twice_in_one_trace(
 def test_a_reply_that_was_meant_for_another_is_an_error_of_the_exchange_alone(
     fleet: Fleet, lone: Plane
 ) -> None:
-    # A control plane has one socket per priority, and answers who asked last.
+    # A control plane has one socket per priority, and answers whoever asked last.
     mine = lone.ask(call("delay", "wait", "mine"), timeout=2)
     fleet.at_gate("mine")
     other = lone.ask(call("submit_task", "relieve", args=["mine", "other"]))
@@ -189,7 +189,7 @@ def test_a_subworker_that_dies_leaves_nothing_that_is_not_so(fleet: Fleet) -> No
 def test_a_client_without_its_control_plane_hangs_until_its_user_gives_up(
     fleet: Fleet, lone: Plane
 ) -> None:
-    # Of a request, FastWorker limits the wait for the reply, not that for a peer.
+    # FastWorker limits the wait for a reply, but not the wait for a peer.
     trace = fleet.ask(free_address(), call("submit_task", "nowhere"), timeout=0.1, limit=1)
     assert trace.results == ["TimeoutError"]
     assert trace.outline(3) == [
@@ -198,7 +198,7 @@ def test_a_client_without_its_control_plane_hangs_until_its_user_gives_up(
         f"    nng.req_reply ERROR {CANCELLED}",
     ]
     lone.submit("unknown")
-    fleet.counts({"submitted": 1}, "unknown")  # its process has exported what it has counted
+    fleet.counts({"submitted": 1}, "unknown")  # its process has exported its counts
     assert fleet.counts({}, "nowhere") == {}
 
 

@@ -1,4 +1,4 @@
-"""RQ's workers and whatever can become of a job: the trace and the counts of each."""
+"""The trace and the counts for each way in which a job can end, in each kind of RQ worker."""
 
 import signal
 from collections import Counter
@@ -19,13 +19,13 @@ APP = "tests.brokers.rq_app"
 
 
 class Attempt(NamedTuple):
-    """How one attempt ends, and what the user has below it."""
+    """How one attempt ends, and the user's spans below it."""
 
     status: str
     error: str = ""
-    """`error.type`, of the span and of what is counted; the span is an error if there is one."""
+    """`error.type` on the span and the metrics; if there is one, the span is an error."""
     again: str = ""
-    """How the next attempt comes about: under this one, as its retry or as a task of its own."""
+    """How the next attempt, submitted inside this one, comes about: a retry, or a new task."""
     below: tuple[str, ...] = ()
 
 
@@ -75,7 +75,7 @@ ABSENT = {
     if (name.startswith("returned") and not hasattr(rq.job.Job, "_handle_retry_result"))
     or (name.startswith("repeat") and not hasattr(rq, "Repeat"))
 }
-"""What the RQ that is installed does not know yet."""
+"""Outcomes that the installed version of RQ does not have yet."""
 NO_HORSE = {
     "killed",
     "killed_inside",
@@ -85,13 +85,13 @@ NO_HORSE = {
     "exits",
     "stopped",
 }
-"""What would end a worker that runs its jobs itself."""
+"""Outcomes that would end a worker that runs its jobs itself."""
 FEW = ("success", "failure", "retry", "killed", "coroutine")
 SPAWNED = (
     *("failure", "quoting", "too_long", "retry", "repeat", "killed_and_retried", "forgotten"),
     *("submits", "stopped"),
 )
-"""Each takes a new interpreter, and its import of the SDK."""
+"""Only some, because each needs a new interpreter that imports the SDK."""
 
 
 class Kind(NamedTuple):
@@ -118,7 +118,7 @@ CELLS = [(kind, name) for kind, (_, _, names) in KINDS.items() for name in names
 
 
 def expected_spans(attempts: Attempts) -> list[str]:
-    """Every span, as the path that leads to it."""
+    """Return every span as the path that leads to it."""
     path = "submit"
     paths = [path]
     number = ""
@@ -140,8 +140,8 @@ def expected_counts(kind: str, name: str) -> Counter[str]:
     repeats = sum(attempt.again == "repeat" for attempt in attempts)
     counts = Counter({"task.submitted": 1 + repeats, "task.dispatched": len(attempts)})
     for status, error, *_ in attempts:
-        # The worker knows the outcome of a horse that it spawned from Redis, which notes no more
-        # than a traceback: not of what is retried, and of two it cannot tell whose is whose.
+        # The worker reads the outcome of a spawned horse from Redis, which holds a traceback at
+        # most. A job that is retried has none; if there are two, nothing says which one it is.
         noted = kind == "spawn" and error not in ("SIGKILL", "stopped")
         error_type = "_OTHER" if noted and name == "quoting" else error
         if status == "retry":
@@ -156,7 +156,7 @@ def expected_counts(kind: str, name: str) -> Counter[str]:
 
 @pytest.fixture(scope="module")
 def run(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
-    """Have one worker of a kind run every outcome that it knows."""
+    """Let one worker of a kind run every outcome that it can have."""
 
     @cache
     def run(kind: str) -> Finished:
@@ -177,11 +177,11 @@ def run(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
                         for name in names
                     )
 
-                with suppress(TimeoutError):  # what does not arrive, its own cell shows
+                with suppress(TimeoutError):  # the cells of missing jobs will fail
                     receiver.wait_for(arrived, LIMIT)
                 worker.stop(signal.SIGTERM)
                 finished = fleet.finished()
-                # A work-horse that is spawned counts for itself what it submits.
+                # A spawned work-horse itself counts what it submits.
                 processes_that_count = 100 if kind == "spawn" else 1
                 finished.complaints = complaints(worker)
                 finished.complaints += unclean(receiver, workers=processes_that_count)

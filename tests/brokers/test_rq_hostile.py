@@ -1,4 +1,4 @@
-"""RQ jobs that come from strangers: they run as ever, and no worker looks into them."""
+"""RQ jobs that come from strangers: they run as always, and no worker looks into them."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ JUNK = {
 
 
 class Hostile:
-    """One worker with the default serializer, its jobs put in by hand."""
+    """One worker with the default serializer, whose jobs are put in by hand."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -55,7 +55,7 @@ class Hostile:
         self.worker.wait_for(lambda: len(self.spans("last")) == 2)
         for again in ("retried", "watched, failing"):
             self.worker.wait_for(lambda: len(self.spans(again)) == 5)  # noqa: B023 - called at once
-        # RQ 2.12's signal handler raises StopRequested in the middle of whatever Redis is asked.
+        # RQ 2.12's signal handler raises StopRequested even in the middle of a call to Redis.
         with Redis.from_url(fleet.broker) as client:
             self.worker.wait_for(lambda: any("b" in c["flags"] for c in client.client_list()))
         end(self.worker)
@@ -129,7 +129,7 @@ def test_a_function_that_is_not_there_is_a_failure(hostile: Hostile) -> None:
 
 
 def test_only_the_horse_unpickles(hostile: Hostile) -> None:
-    """Also where an argument is to be recorded, and where a job is tried again."""
+    """The same holds if an argument is to be recorded, and if a job is retried."""
     assert hostile.spans("watched") == ["dispatch", "execute success"]
     ran = {pid for *_, pid in hostile.fleet.notes("ok")}
     unpickled = hostile.fleet.notes("unpickled")
@@ -166,7 +166,7 @@ def test_the_worker_ran_on(hostile: Hostile) -> None:
 
 
 class Mixed:
-    """Callers and workers with us and without, and two serializers beside the default one."""
+    """Callers and workers with and without us, and two serializers beside the default one."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet

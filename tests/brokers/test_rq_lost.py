@@ -1,4 +1,4 @@
-"""RQ's workers and work-horses come and go: nothing is lost, and nothing counted twice."""
+"""RQ's workers and work-horses come and go: nothing is lost, and nothing is counted twice."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def counted(fleet: Fleet, name: str, **counts: int) -> bool:
 
 
 def finished(number: int) -> Counter[str]:
-    """What is counted of as many jobs that went well, and that nobody instrumented submitted."""
+    """Return the counts of this many successful jobs whose submitter was not instrumented."""
     metrics = ("dispatched", "completed success", "duration success")
     return Counter({f"task.{metric}": number for metric in metrics})
 
@@ -107,14 +107,14 @@ def test_gauges_show_workers_and_what_is_ready_alone(fleet: Fleet) -> None:
 
 
 def expire(fleet: Fleet) -> None:
-    """Let what is noted as started be found abandoned, as if no heartbeat had come for long."""
+    """Make the started jobs look abandoned, as if their last heartbeat was long ago."""
     with Redis.from_url(fleet.broker) as client:
         for entry in client.zrange("rq:wip:default", 0, -1):
             client.zadd("rq:wip:default", {entry: 1})
 
 
 def test_what_died_with_its_worker_is_told_by_the_next(fleet: Fleet) -> None:
-    """So is a work-horse that ended well in the middle of its job, which RQ takes for running."""
+    """So is a job whose work-horse exited with 0 in the middle: RQ believes that it still runs."""
     pool = fleet.pool(2)
     names = ("exits_well", "gate", "gate_retried")
     fleet.caller().ask([[name] for name in names])

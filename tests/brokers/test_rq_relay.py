@@ -1,4 +1,4 @@
-"""What a work-horse has to tell, through its worker or by itself: the same, and all of it."""
+"""A work-horse reports everything, and the same, through its worker or by itself."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ TIMEOUT = "rq.timeouts.JobTimeoutException"
 
 
 class Told:
-    """What the jobs of one worker have told, with a user's processors beside the SDK's."""
+    """All that the jobs of one worker report, with a user's processors beside the SDK's."""
 
     def __init__(self, fleet: Fleet, export: str) -> None:
         self.fleet = fleet
@@ -115,7 +115,7 @@ def test_a_process_of_the_jobs_own_exports_its_spans(told: Told) -> None:
 
 
 def test_the_users_processors_see_what_they_always_saw(told: Told) -> None:
-    """Each span once, in the process where it began and ended, and stamped."""
+    """They see each span once, stamped, in the process where it began and ended."""
     names = Counter(
         span.name for span in told.fleet.receiver.spans() if not span.name.startswith("dispatch")
     )
@@ -137,7 +137,7 @@ def parts(fleet: Fleet) -> list[int]:
 
 
 ROOM = {"OTEL_BSP_MAX_QUEUE_SIZE": "10000"}
-"""The SDK's own queue drops what comes faster than it exports, in a worker as anywhere."""
+"""The SDK's own queue drops spans that come faster than it exports them."""
 
 
 @pytest.mark.parametrize("export", ["relay", "flush"])
@@ -177,7 +177,7 @@ def ended(pid: int) -> bool:
 
 
 def test_a_worker_that_hangs_holds_up_no_horse(fleet: Fleet) -> None:
-    """Its pipe fills; the horse then exports by itself, and what it has to tell is told later."""
+    """Its pipe is full: the horse exports by itself, and its other reports are read later."""
     worker = fleet.worker(**ROOM)
     fleet.enqueue("gate", MANY)
     worker.wait_for(lambda: fleet.notes("gate"))
@@ -241,7 +241,7 @@ def test_a_dead_collector_loses_no_job(
 
 @pytest.mark.parametrize("export", ["relay", "flush"])
 def test_a_time_limit_ends_a_job_wherever_it_strikes(fleet: Fleet, export: str) -> None:
-    """Also within our code, where these jobs are most of the time."""
+    """It may strike within our code, where these jobs spend most of their time."""
     jobs = 6
     # The SDK drops the oldest where it exports too slowly; what matters here are the latest.
     pool = fleet.pool(3, OTEL_PYTHON_QUEUE_BRIDGE_FLUSH_TIMEOUT="20", **{EXPORT: export})
@@ -258,7 +258,7 @@ def test_a_time_limit_ends_a_job_wherever_it_strikes(fleet: Fleet, export: str) 
 
 
 class Connections(Receiver):
-    """Notes whose spans came over each connection, which has a thread of its own."""
+    """Notes whose spans came over each connection; each connection has a separate thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ def test_no_connection_serves_two_processes(
 
 @pytest.mark.parametrize("export", ["relay", "flush"])
 def test_no_horse_exports_metrics_however_long_its_job(fleet: Fleet, export: str) -> None:
-    """Forked after the worker has counted, and alive for many of the reader's intervals."""
+    """They are forked after the worker has counted, and live for many export intervals."""
     fast = {"OTEL_METRIC_EXPORT_INTERVAL": "200", "OTEL_BSP_SCHEDULE_DELAY": "10"}
     worker = fleet.worker(**fast, **{EXPORT: export})
     for _ in range(15):

@@ -1,4 +1,4 @@
-"""RQ's ways to enqueue: each in one trace, under what asked for it, and nothing changed."""
+"""RQ's ways to enqueue: each in one trace, below the span that enqueued, nothing changed."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ PASSWORD = "hunter2"  # noqa: S105
 
 
 def job(name: str, *below: str, status: str = "") -> list[str]:
-    """The paths of a job that a worker ran, and of what was submitted inside it."""
+    """Return the paths of a job that a worker ran, and of all that was submitted inside it."""
     ran = f"submit {name} > dispatch {name} > execute {name}"
     return [
         f"submit {name}",
@@ -82,11 +82,11 @@ if "unique" not in signature(rq.Queue.enqueue_call).parameters:
 if find_spec("rq.cron") is None:
     del WAYS["cron job"], WAYS["cron scheduler"]
 SUBMITTED_AGAIN = {"retry", "retry with interval"}
-"""Where a submit is a retry's, and so no new task."""
+"""Ways in which a submit is a retry, and so no new task."""
 
 
 class Submitted:
-    """Every way, on a Valkey that asks for a password."""
+    """Enqueue in every way, on a Valkey that asks for a password."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -177,7 +177,7 @@ def test_waiting_for_another_job_or_a_planned_time_is_no_waiting(submitted: Subm
 
 
 def test_baggage_comes_along(submitted: Submitted) -> None:
-    """It is in the carrier, which the hash holds under a name of its own."""
+    """It is in the carrier, which is one more field of the hash."""
     with Redis.from_url(submitted.fleet.broker) as client:
         carrier = json.loads(client.hget("rq:job:named", "otel"))
     assert carrier["baggage"] == "user=alice"

@@ -1,4 +1,4 @@
-"""Celery: every publish, the hand-over to the pool, and the run in whichever pool it is.
+"""Celery: every publish, the hand-over to the pool, and the run in any kind of pool.
 
 Names cited in this folder are those of Celery 5.7 and billiard 4.3.
 """

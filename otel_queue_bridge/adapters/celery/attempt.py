@@ -1,6 +1,6 @@
-"""One run in the pool, as the worker's main process learns of it.
+"""One attempt in the pool, as the worker's main process sees it.
 
-Here its end is counted, and a child that died is reported for.
+The main process counts the end of the attempt, and reports it if the child died.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from otel_queue_bridge.adapters.celery.outcome import classified, interrupted
 
 
 class PoolAttempt:
-    """One run in the pool: its end is counted once, whichever callbacks report it."""
+    """One attempt in the pool: its end is counted once, whichever callbacks report it."""
 
     def __init__(self, request: Any, task: Task) -> None:
         self._request = request
@@ -31,28 +31,31 @@ class PoolAttempt:
         self._over = False
 
     def finish(self, call: Call, recorder: Recorder) -> None:
-        """Count what the child reports: a triple of failed or not, value, and run time."""
-        if not isinstance(call.args[0], tuple):  # a pool without children, left by SystemExit
+        """Count what the child reports: whether it failed, the value, and the run time."""
+        if not isinstance(call.args[0], tuple):  # SystemExit in a pool that has no children
             error = cause(call.args[0])
             self._count(recorder, failed(error.__context__ or error), None)
             return
         is_failure, value, runtime = call.args[0]
         if is_failure and isinstance(cause(value), SystemExit):
-            return  # billiard 4.3 reports it twice: the loss of the child comes next
+            return  # billiard 4.3 reports this twice: the loss of the child comes next
         if is_failure:
             outcome = classified(self._request.task, cause(value))
-        else:  # a green pool reports a terminated task as False and nothing else; Celery itself, 0
+        else:  # False alone is a green pool's report of a terminated task; Celery's own have 0
             outcome = CANCELLED if is_failure is False and value is runtime is None else SUCCESS
         self._count(recorder, outcome, runtime or None)
 
     def time_out(self, _: Call, recorder: Recorder) -> None:
-        """Count what gevent's pool reports by this callback alone; prefork reports a loss, too."""
+        """Count a time-out in gevent's pool, which calls nothing else.
+
+        gevent's pool calls this while it handles the exception. Prefork reports a loss as well.
+        """
         error = sys.exc_info()[1]
         if error is not None:
             self._count(recorder, interrupted(self._request.task, error), None)
 
     def lose(self, call: Call, recorder: Recorder) -> None:
-        """Report what the child could not: it was killed, or ended by itself."""
+        """Report an attempt whose child could not, because it was killed or ended itself."""
         if self._over:
             return
         outcome = self._loss(cause(call.args[0]))
@@ -64,7 +67,7 @@ class PoolAttempt:
         self._count(recorder, outcome, None)
 
     def give_back(self, recorder: Recorder) -> None:
-        """Count what will be delivered again, since it was not acknowledged."""
+        """Count a message that will be delivered again, because it was not acknowledged."""
         if not self._over:
             self._over = True
             recorder.attempted(self._task, RETRY, started=time.time(), duration=None)
@@ -73,7 +76,8 @@ class PoolAttempt:
         request, task = self._request, self._request.task
         kind = type(error).__name__
         if kind == "Terminated":
-            # Cancelled for a lost connection, it is delivered again; else it was revoked.
+            # If the connection was lost, Celery cancelled it and it is delivered again. If not,
+            # it was revoked.
             return RETRY if request._already_cancelled else CANCELLED  # noqa: SLF001
         lost = kind in ("WorkerLostError", "SystemExit", "KeyboardInterrupt")
         if lost and getattr(task, "retry_on_worker_lost", False):  # since Celery 5.7
@@ -94,8 +98,8 @@ class PoolAttempt:
 
 
 def discard(call: Call, recorder: Recorder) -> None:
-    # What no child is known to have begun when the worker stops, or loses its broker
-    # (`AsynPool.flush`). One may run it all the same: nobody hears of that any more.
+    # When the worker stops or loses its broker, it discards each task that no child is known to
+    # have begun (`AsynPool.flush`). A child may still run such a task; nobody learns of that.
     request = getattr(call.instance._accept_callback, "__self__", None)  # noqa: SLF001
     reference = getattr(request, "otel_attempt", None)
     attempt = reference and reference()

@@ -1,7 +1,7 @@
 """Dispatch: from the request's creation to its hand-over to the pool.
 
-It is written at once where it ends: a task that waits in the worker for its ETA is not being
-dispatched, and one that is never handed over was never dispatched.
+The whole span is written when it ends. A task that waits in the worker for its ETA is not being
+dispatched meanwhile, and a task that is never handed over was never dispatched.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def receive(call: Call, _: Recorder) -> Generator[None, None, None]:
 
 
 def hand_over(call: Call, recorder: Recorder) -> None:
-    # `BasePool.apply_async` knows its request by the callbacks only. It is the last moment
-    # before the solo pool runs the task inside this very call.
+    # `BasePool.apply_async` gets the request only through its callbacks. It is still the place
+    # to patch, because the solo pool runs the task inside this call.
     request = getattr(call.kwargs.get("accept_callback"), "__self__", None)
     if request is None or not hasattr(request, "request_dict"):
         return
@@ -35,7 +35,7 @@ def hand_over(call: Call, recorder: Recorder) -> None:
     operation.inject(request.request_dict, once=True)
     operation.end()
     attempt = PoolAttempt(request, task)
-    request.otel_attempt = weakref.ref(attempt)  # the callbacks hold it; no cycle
+    request.otel_attempt = weakref.ref(attempt)  # the callbacks keep it; this avoids a cycle
     call.kwargs = call.kwargs | {
         "callback": recorder.advised(call.kwargs["callback"], attempt.finish),
         "error_callback": recorder.advised(call.kwargs["error_callback"], attempt.lose),
@@ -45,14 +45,14 @@ def hand_over(call: Call, recorder: Recorder) -> None:
 
 def revoke(call: Call, recorder: Recorder) -> None:
     request = call.instance
-    if not call.argument(1, "terminated"):  # else it runs, and the pool reports its end
+    if not call.argument(1, "terminated"):  # else it was running, and the pool reports its end
         operation = recorder.dispatch(requested(request), start_time=start_time(request))
         operation.settle(CANCELLED)
         operation.end()
 
 
 def reject(call: Call, recorder: Recorder) -> None:
-    """Record a message that never becomes a request: unknown, invalid or undecodable."""
+    """Record a message that never becomes a request: it is unknown, invalid or undecodable."""
     message = next(argument for argument in call.args if hasattr(argument, "delivery_info"))
     headers = message.headers if isinstance(message.headers, dict) else {}
     body = call.args[0] if isinstance(call.args[0], dict) else {}

@@ -1,7 +1,7 @@
-"""Execute: the run itself, in whichever pool.
+"""Execute: the run itself, in any kind of pool.
 
-`build_tracer` makes the function that runs one task. The children of prefork look it up late,
-`Consumer` imported it by name (Celery 5.7).
+`build_tracer` makes the function that runs one task. Prefork children look `build_tracer` up
+when they need it; `Consumer` has imported it by name (Celery 5.7).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 
 def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    assert call.maker is not None  # noqa: S101 - a factory's product
+    assert call.maker is not None  # noqa: S101 - this hook is a factory's
     name, task = call.maker.argument(0, "name"), call.maker.argument(1, "task")
     request = call.argument(3, "request") or {}
-    run = task_of(task.app, name, call.argument(0, "uuid"), request)
+    facts = task_of(task.app, name, call.argument(0, "uuid"), request)
     args, kwargs = call.argument(1, "args"), call.argument(2, "kwargs")
-    run.arguments = lambda: Arguments(task.run, args, kwargs)
-    with recorder.execute(run, measured=bool(request.get("is_eager"))) as operation:
+    facts.arguments = lambda: Arguments(task.run, args, kwargs)
+    with recorder.execute(facts, measured=bool(request.get("is_eager"))) as operation:
         yield
         if isinstance(call.error, SystemExit) and _in_pool_child():
-            operation.disown()  # terminated from outside: the parent knows why, and reports it
+            operation.disown()  # the child is about to end: the parent knows why, and reports it
         else:
             operation.settle(outcome(task, call))
 
 
 def flush(_: Call, recorder: Recorder) -> Generator[None, None, None]:
-    # Pool children end by os._exit, which runs no atexit handler.
+    # Pool children end with os._exit, which runs no atexit handlers.
     yield
     recorder.flush()
 

@@ -1,4 +1,4 @@
-"""What a run meant, from what Celery raised or kept."""
+"""Read the outcome of a run from what Celery raised or kept."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def outcome(task: Any, call: Call) -> Outcome:
 
 
 def interrupted(task: Any, error: Any) -> Outcome:
-    """Read what broke off a run from outside, or the exit that the task itself called for."""
+    """Return the outcome of a run that was stopped from outside, or that called for its exit."""
     kind = type(error).__name__
-    if kind == "GreenletExit":  # how the green pools terminate a task
+    if kind == "GreenletExit":  # the green pools terminate a task with it
         return CANCELLED
     if kind in ("TimeLimitExceeded", "Timeout"):  # Timeout is gevent's
         again = task.acks_late and not task.acks_on_timeout
-    else:  # Celery takes an exit for the loss of the child
+    else:  # Celery treats an exit like the loss of the child
         lost = kind in ("WorkerLostError", "SystemExit", "KeyboardInterrupt")
         again = lost and task.acks_late and task.reject_on_worker_lost
     return Outcome("retry", error) if again else classified(task, error)
@@ -47,7 +47,7 @@ def classified(task: Any, error: Any) -> Outcome:
     if kind == "Ignore":
         return IGNORED
     if kind == "Reject":
-        # Celery puts nothing back that it has acknowledged before the run.
+        # Celery does not requeue a message that it acknowledged before the run.
         return RETRY if error.requeue and task.acks_late else REJECTED
     return _because("failure", error, task)
 
@@ -56,7 +56,7 @@ def _because(status: Status, error: Any, task: Any) -> Outcome:
     throws = task.throws or ()
     if type(error).__name__ != "UnpickleableExceptionWrapper":
         return Outcome(status, error, isinstance(error, throws))
-    # Celery's stand-in for what no pickle can carry.
+    # This stands in for an exception that cannot be pickled.
     module, name = error.exc_module, error.exc_cls_name
     expected = any((kind.__module__, kind.__name__) == (module, name) for kind in throws)
     return Outcome(status, error, expected, name if module == "builtins" else f"{module}.{name}")

@@ -1,4 +1,4 @@
-"""The worker's pool: who counts for its children, and what its gauges show."""
+"""The worker's pool: the relay for its children, and its gauges."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def open_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    """Count for the pool's children, who are forked in here, and watch the worker."""
+    """Count for the pool's children, which this call forks, and watch the worker."""
     pool = call.instance
-    if pool.uses_semaphore:  # prefork alone has it
+    if pool.uses_semaphore:  # only prefork does
         recorder.relay(pool)
     yield
     recorder.watch_workers(_slots, pool)
@@ -29,7 +29,7 @@ def close_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 def _slots(pool: Any) -> list[Reading]:
     try:
         return [Reading(pool.num_processes)]
-    except AttributeError:  # of a prefork pool that has stopped (`TaskPool.on_stop`)
+    except AttributeError:  # a prefork pool that has stopped raises it (`TaskPool.on_stop`)
         return [Reading(0)]
 
 
@@ -45,9 +45,9 @@ def _impatient(app: Any) -> dict[str, Any]:
 
 def _depth(connection: Any, queue: str) -> int:
     with connection.channel() as channel:
-        if hasattr(channel, "_size"):  # kombu's virtual transports; it sums over priorities
+        if hasattr(channel, "_size"):  # kombu's virtual transports; adds up all priorities
             return int(channel._size(queue))  # noqa: SLF001
         try:
             return int(channel.queue_declare(queue, passive=True).message_count)
         except connection.channel_errors:
-            return 0  # no such queue, or not yet
+            return 0  # the queue does not exist (yet)

@@ -1,4 +1,4 @@
-"""Reading Celery's objects: what a request, a message or an app says of a task."""
+"""Read the facts of a task from Celery's requests, messages and apps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def task_of(app: Any, name: str, task_id: str, request: MutableMapping[str, Any]
         str(app.conf.task_default_queue) if eager else queue(app, delivery),
         id=task_id,
         carrier=None if eager else request,
-        # Protocol 1, and other tracers, have the headers one level deeper.
+        # Protocol 1 and other tracers put the headers one level deeper.
         other_carriers=(request.get("headers"),),
         attempt=(request.get("retries") or 0) + 1,
         priority=delivery.get("priority"),
@@ -58,7 +58,7 @@ def _binds(queue: Any, routing_key: str) -> bool:
 
 
 def _matches(pattern: list[str], words: list[str]) -> bool:
-    """Match as a topic exchange does: `*` is one word, `#` any number of them."""
+    """Match as a topic exchange does: `*` stands for one word, `#` for any number of words."""
     if not pattern:
         return not words
     if pattern[0] == "#":
@@ -69,7 +69,7 @@ def _matches(pattern: list[str], words: list[str]) -> bool:
 def server(app: Any) -> tuple[str, int | None] | None:
     if app not in _servers:
         _servers[app] = None
-        connection = app.connection_for_write()  # connects when used, and is not
+        connection = app.connection_for_write()  # it is never used, so it never connects
         info = connection.info()
         if info["transport"] not in ("memory", "filesystem") and info["hostname"]:
             _servers[app] = (str(info["hostname"]), info["port"])

@@ -1,7 +1,7 @@
 """Submit: every publish of a task.
 
-`AMQP._create_task_sender` makes the one function behind delay, apply_async, send_task, canvas,
-retries, callbacks and beat; each app's AMQP caches its own (Celery 5.7).
+`AMQP._create_task_sender` makes the one function that delay, apply_async, send_task, canvas,
+retries, callbacks and beat all call; each app's AMQP caches its own (Celery 5.7).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _HEADERS_POSITION = 13
-"""Of `headers` among the arguments of a task sender."""
+"""The position of `headers` among the arguments of a task sender."""
 
 
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -24,9 +24,9 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         return
     amqp, name = call.instance, call.argument(1, "name")
     headers, _, body, _ = call.argument(2, "message")
-    facts = body if isinstance(body, dict) else headers  # message protocol 1, or 2
-    # On a retry these are the headers of the failed attempt, its trace among them. As the
-    # keyword they override the message's, in both protocols.
+    facts = body if isinstance(body, dict) else headers  # message protocol 1 or 2
+    # On a retry these are the headers of the failed attempt, including its trace. Passed as the
+    # keyword, they override those of the message in both protocols.
     carrier = dict(call.kwargs.get("headers") or {})
     task = Task(
         name,
@@ -72,7 +72,7 @@ def cached_senders(state: ModuleType) -> Iterable[tuple[object, str]]:
 def _destination(amqp: Any, call: Call) -> str:
     chosen, exchange = call.argument(5, "queue"), call.argument(3, "exchange")
     routing_key = call.argument(4, "routing_key")
-    if chosen is not None and not (exchange and routing_key):  # which win over a queue
+    if chosen is not None and not (exchange and routing_key):  # both together win over a queue
         return str(getattr(chosen, "name", chosen))
     if exchange is None:
         return str(amqp.app.conf.task_default_queue)

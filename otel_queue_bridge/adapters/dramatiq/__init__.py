@@ -1,7 +1,7 @@
 """Dramatiq: every enqueue of every broker, a worker's hold on a message, and the run.
 
-Names cited in this folder are those of Dramatiq 2.2; before 2.0 the thread classes had only the
-names with an underscore, which are kept since.
+Names cited in this folder are those of Dramatiq 2.2. The thread classes are cited by their names
+with an underscore: before 2.0 they had no others, and 2.x still has these.
 """
 
 from otel_queue_bridge.adapter import Adapter, Hook

@@ -1,4 +1,4 @@
-"""One run of a message, while it lasts: what the calls inside it give away of its end."""
+"""One run of a message while it lasts: the calls inside it show how it ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _QUIET = {
     "dramatiq.errors.Retry",
     "dramatiq.middleware.shutdown.Shutdown",
 }
-"""What may be followed by another attempt without anything being wrong."""
+"""Exceptions that ask for another attempt when nothing is wrong."""
 
 
 class Run:
-    """One run of a message; `process_message` keeps all of this to itself."""
+    """One run of a message; `process_message` neither returns nor raises any of this."""
 
     def __init__(self, message: Any, throws: Any) -> None:
         self._message_id = message.message_id
@@ -30,22 +30,22 @@ class Run:
         self._error: BaseException | None = None
 
     def retries(self, message: Any) -> bool:
-        """Tell whether this enqueues itself again, and not a message with new arguments."""
+        """Tell whether this message is a retry of the one that runs, and not a new task."""
         same: bool = message.message_id == self._message_id
         return same and message.options.get("retries", 0) != self._retries
 
     def note(self, message: Any) -> None:
         self._failed = message.failed
-        self._error = message._exception  # noqa: SLF001 - cleared before `process_message` returns
+        self._error = message._exception  # noqa: SLF001 - gone before `process_message` returns
 
     def outcome(self, raised: BaseException | None) -> Outcome:
-        """Return what it came to; `raised` is what `process_message` let pass and ends a thread."""
+        """Return the outcome; an error that `process_message` itself `raised` ends the thread."""
         error, self._error = self._error, None
         if raised is not None:
             return failed(raised)
         if self.skipped:
             return CANCELLED
-        if error is None:  # a middleware may fail a message without a word
+        if error is None:  # a middleware may fail a message without an error
             return Outcome("failure") if self._failed else SUCCESS
         kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
         if self.enqueued_again and not self._failed:

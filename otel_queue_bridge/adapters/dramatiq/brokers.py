@@ -1,4 +1,4 @@
-"""What differs between Dramatiq's brokers: where the server is, and how deep the queues are."""
+"""The differences between Dramatiq's brokers: where the server is, and how deep the queues are."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def _server(broker: Any) -> Server:
     if kind == "RedisBroker":
         pool = getattr(broker.client, "connection_pool", None)  # a cluster's client has none
         options = getattr(pool, "connection_kwargs", {})
-        if "host" in options:  # and no socket's path
+        if "host" in options:  # a Unix socket has a path instead
             return options["host"], options.get("port")
     if kind == "RabbitmqBroker":
         parameters = broker.parameters
-        if not isinstance(parameters, list):  # of several, pika takes whichever answers
+        if not isinstance(parameters, list):  # of a list, pika takes whichever answers
             return parameters.host, parameters.port
     return None
 
 
 def depths(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
-    """Read the queue, its delay queue and its dead letters, each as a queue of its own."""
+    """Read each queue, its delay queue and its dead letters as three separate queues."""
     read = {"RedisBroker": _redis, "RabbitmqBroker": _rabbitmq, "StubBroker": _stub}.get(
         _kind(broker)
     )
@@ -51,7 +51,7 @@ def _kind(broker: Any) -> str:
 
 def _redis(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
     names = list(queues)
-    # The pool gives the thread that reads a connection of its own.
+    # The pool gives this thread a connection that no other thread uses.
     with broker.client.pipeline(transaction=False) as pipeline:
         for name in names:
             pipeline.llen(f"{broker.namespace}:{name}")
@@ -64,12 +64,12 @@ def _redis(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
 
 
 def _rabbitmq(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
-    pika = sys.modules["pika"]  # Dramatiq's; the broker's own connections belong to its threads
+    pika = sys.modules["pika"]  # imported by Dramatiq, whose own connections belong to its threads
     connection = pika.BlockingConnection(parameters=broker.parameters)
     try:
         for name in queues:
             for suffix in ("", ".DQ", ".XQ"):
-                channel = connection.channel()  # which does not survive the lack of a queue
+                channel = connection.channel()  # the server closes it if the queue does not exist
                 try:
                     declared = channel.queue_declare(queue=name + suffix, passive=True)
                 except pika.exceptions.ChannelClosedByBroker:

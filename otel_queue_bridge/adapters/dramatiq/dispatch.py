@@ -1,7 +1,7 @@
 """Dispatch: from the consumer taking a message to a worker thread starting on it.
 
-It is written where it ends. A message that waits for its ETA is not being dispatched: it goes
-back to its queue first, and is taken again.
+The whole span is written when it ends. A message that waits for its ETA is not being dispatched:
+it goes back to its queue first, and is taken again.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def receive(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         return
     message.otel_received = time.time_ns()
     yield
-    if message.failed:  # nobody can have worked on it: there is no such actor
+    if message.failed:  # no thread can have worked on it yet: there is no such actor
         dispatched(call.instance.broker, message, recorder, REJECTED)
 
 
 def hand_back(call: Call, recorder: Recorder) -> None:
-    """Close what was taken and not started on when the worker stops."""
+    """Write the dispatches of messages that a stopping worker took and did not start on."""
     messages = list(call.argument(0, "messages"))
     call.args, call.kwargs = (messages,), {}
     for message in messages:
@@ -38,7 +38,7 @@ def hand_back(call: Call, recorder: Recorder) -> None:
 def dispatched(
     broker: Any, message: Any, recorder: Recorder, outcome: Outcome | None = None
 ) -> dict[str, Any]:
-    """Write the dispatch, unless it is written; return the carrier for what follows it."""
+    """Write the dispatch, if that has not been done; return the carrier for what follows it."""
     written = dict(carrier(message))
     received = vars(message).pop("otel_received", None)
     if received is not None:

@@ -1,6 +1,6 @@
 """Execute: one message in a worker thread, with all that the middleware does to it.
 
-An actor that is a coroutine runs in another thread, with this one's context (Dramatiq copies it).
+An async actor runs in another thread, but in a copy of this thread's context (Dramatiq makes it).
 """
 
 from __future__ import annotations

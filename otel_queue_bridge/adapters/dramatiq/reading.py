@@ -1,4 +1,4 @@
-"""Reading Dramatiq's messages: who is called, how often already, and where the carrier is."""
+"""Read Dramatiq's messages: which actor is called, which attempt it is, where the carrier is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CARRIER = "otel"
-"""Key of the carrier among a message's options."""
+"""The key of the carrier among a message's options."""
 DELAYED = "otel-delayed"
-"""Present in the carrier while a worker holds the message until its ETA."""
+"""Set in the carrier while a worker holds the message until its ETA."""
 _MANY = 1 << 31
 
 
@@ -22,7 +22,7 @@ def task_of(broker: Any, message: Any) -> Task:
     retries = _number(options.get("retries", 0))
     priority = _number(options.get("broker_priority"))
     if priority is None and actor is not None:
-        priority = _number(actor.priority) or None  # 0 unless the user has chosen one
+        priority = _number(actor.priority) or None  # it is 0 unless the user chose one
     return Task(
         message.actor_name,
         message.queue_name.removesuffix(".DQ"),
@@ -37,7 +37,7 @@ def task_of(broker: Any, message: Any) -> Task:
 
 
 def _number(value: object) -> int | None:
-    """Return what can be counted, of what a stranger may have sent; OTLP has 64 bits for it."""
+    """Return the value if it is a usable number: anybody may have sent it, and OTLP has 64 bits."""
     return value if type(value) is int and abs(value) < _MANY else None
 
 
@@ -47,7 +47,7 @@ def carrier(message: Any) -> Mapping[str, Any]:
 
 
 def _others(options: Any) -> tuple[object, ...]:
-    """Return where other tracers put the trace."""
+    """Return the places where other tracers put the trace."""
     others = options.get("options")
     return (
         options.get("trace_ctx"),

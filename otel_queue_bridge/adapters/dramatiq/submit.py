@@ -1,7 +1,7 @@
-"""Submit: every message that a broker is given.
+"""Submit: every message that is given to a broker.
 
-`Broker.enqueue` is abstract; each broker's own is the one funnel behind send, pipelines, groups,
-callbacks and retries.
+`Broker.enqueue` is abstract. Each broker's implementation is called by send, pipelines, groups,
+callbacks and retries alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from otel_queue_bridge.adapter import Call, Recorder
 
 _submitting: ContextVar[object] = ContextVar("otel_queue_bridge.dramatiq.submitting", default=None)
-"""The carrier of the message that is being enqueued: a broker may hand it to another broker."""
+"""The carrier of the message that is being enqueued, as a broker may pass it to another broker."""
 
 
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -28,10 +28,10 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     if message.options.get(CARRIER) is _submitting.get() is not None:
         return
     written = dict(carrier(message))
-    # A copy: the message may be sent again, or be part of a pipeline or a group.
+    # We change a copy: the message may be sent again, or be part of a pipeline or a group.
     copied = message.copy(options={CARRIER: written})
     running = attempt.current.get()
-    # The hand-over from the delay queue to the queue: only a consumer's thread does that.
+    # This moves a message from the delay queue to its queue, which only a consumer thread does.
     handed_over = written.pop(DELAYED, None) is not None and running is None
     task, delay = task_of(call.instance, message), call.kwargs.get("delay")
     task.carrier = written

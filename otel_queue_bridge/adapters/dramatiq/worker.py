@@ -20,7 +20,7 @@ def start(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 def stop(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     yield
     recorder.close(call.instance)
-    # A process of `dramatiq` ends without atexit handlers, like every child of multiprocessing.
+    # A process of `dramatiq` runs no atexit handlers at its end, like all multiprocessing children.
     recorder.flush(metrics=True)
 
 

@@ -1,6 +1,6 @@
 """FastWorker: the client, the control plane that hands over, and whoever runs the task.
 
-Names cited in this folder are those of FastWorker 0.3.0; 0.1.1 lacks some, as said beside them.
+Names cited in this folder are those of FastWorker 0.3.0; comments say which of them 0.1.1 lacks.
 """
 
 from otel_queue_bridge.adapter import Adapter, BuiltIn, Hook
@@ -29,7 +29,7 @@ adapter = Adapter(
     built_in=BuiltIn(
         "FASTWORKER_TELEMETRY_ENABLED",
         ("true", "1", "yes"),
-        # Where they are called; who calls them has imported them by name.
+        # These modules call the functions, and have imported them by name.
         tuple(
             f"{module}:{function}"
             for module in (_CLIENT, _WORKER)

@@ -1,8 +1,8 @@
 """The carrier: one key beside the fields of a serialized task.
 
-`Task` drops what it does not know (pydantic's default), so a peer without us, at any hop, loses
-the carrier and nothing else. A task object holds it in its `__dict__`, as plain data, under names
-that pydantic takes for private: tasks are compared, printed, iterated and dumped without them.
+`Task` drops keys that it does not know (pydantic's default), so a peer without us, at any hop,
+loses the carrier and nothing else. A task object keeps it in its `__dict__`, as plain data, under
+names that pydantic treats as private: it compares, prints, iterates and dumps tasks without them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def is_put(task: Any) -> bool:
 
 
 def submitted(task: Any) -> MutableMapping[str, Any]:
-    """Return what the task came with: the submit."""
+    """Return the carrier that came with the task, which holds the submit."""
     found: MutableMapping[str, Any] = vars(task).get(_SUBMITTED, {})
     return found
 
@@ -43,19 +43,19 @@ def arrive(task: Any) -> None:
 
 
 def arrived(task: Any) -> int | None:
-    """Return when the task came off the wire, or came back; nanoseconds since the epoch."""
+    """Return when the task arrived here, or came back; in nanoseconds since the epoch."""
     found: int | None = vars(task).get(_ARRIVED)
     return found
 
 
 def latest(task: Any) -> MutableMapping[str, Any]:
-    """Return what goes on with the task: the dispatch, if there is one."""
+    """Return the carrier to send on: that of the dispatch, if there is one."""
     found: MutableMapping[str, Any] = vars(task).get(_DISPATCHED) or submitted(task)
     return found
 
 
 def hand_over(task: Any) -> MutableMapping[str, Any]:
-    """Return a copy of the submit to write a dispatch into; one more than before is an attempt."""
+    """Return a copy of the submit to write a dispatch into; each further dispatch is an attempt."""
     attempted = attempt(task)
     again = _DISPATCHED in vars(task)
     onward = vars(task)[_DISPATCHED] = dict(submitted(task))
@@ -65,14 +65,14 @@ def hand_over(task: Any) -> MutableMapping[str, Any]:
 
 
 def attempt(task: Any) -> int | None:
-    """Return how often the task has been sent by now; a client without us does not tell."""
+    """Return how often the task has been sent by now; None if its client runs without us."""
     if not submitted(task):
         return None
     return marked_attempt(latest(task)) or 1
 
 
 def write(call: Call, _: Recorder) -> Generator[None, None, None]:
-    """Add the carrier to a task that is serialized to be sent, and to no other dump of it."""
+    """Add the carrier to a task that is serialized for sending, but to no other dump of it."""
     sending, carrier = traffic.current.get(), latest(call.instance)
     if sending is None or not carrier:
         return

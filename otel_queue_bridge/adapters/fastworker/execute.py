@@ -1,7 +1,7 @@
 """Execute: one run of a task's function, with its hooks, in a control plane or a subworker.
 
-`Worker._execute_task` is the one funnel for all of them. It turns failures into results, and
-waits without end for a callback's receiver: a run is over when its result is known.
+All runs pass through `Worker._execute_task`. It turns failures into results, and waits without
+limit for the receiver of a callback. So a run is over as soon as its result is known.
 """
 
 from __future__ import annotations
@@ -58,22 +58,20 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     is_control_plane = hasattr(worker, "task_queue")
     if is_control_plane:
         dispatch.keep(task, worker, recorder, known=known)
-    reading = task_of(task, worker)
-    reading.carrier = carrier.latest(task)
+    facts = task_of(task, worker)
+    facts.carrier = carrier.latest(task)
     if not known:
         if not is_control_plane:
-            _reject(reading, recorder)
+            _reject(facts, recorder)
         return
-    with recorder.execute(reading, measured=True) as operation:
+    with recorder.execute(facts, measured=True) as operation:
         run = Run(task.id, operation)
         token = current.set(run)
         with cancelled_by_stop(worker, run):
             yield
         if isinstance(call.error, CancelledError):
             run.cancel()
-        elif (
-            call.error is not None
-        ):  # what no handler of FastWorker's takes, and the worker dies of
+        elif call.error is not None:  # FastWorker does not handle this error: the worker dies
             run.error = call.error
             run.finish("failure")
         else:
@@ -82,7 +80,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 
 def _reject(task: Task, recorder: Recorder) -> None:
-    """Report what nobody has registered here; the control plane has counted its dispatch."""
+    """Report a task that is not registered here; the control plane has counted its dispatch."""
     operation = recorder.dispatch(task, measured=False)
     operation.settle(REJECTED)
     operation.end()

@@ -1,4 +1,4 @@
-"""Reading FastWorker's tasks: what is called, how urgently, and when."""
+"""Read FastWorker's tasks: which function is called, how urgent it is, and when it is due."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 _PORTS = ("critical", "high", "normal", "low")
-"""The priorities in the order of their ports, from the address of a worker on."""
+"""The priorities in the order of their ports, which count up from a worker's address."""
 
 
 def task_of(task: Any, worker: Any = None) -> Task:
     priority = task.priority.value
-    eta = getattr(task, "eta", None)  # 0.1.1 knows no planned start
+    eta = getattr(task, "eta", None)  # 0.1.1 has no ETA
     return Task(
         task.name,
-        priority,  # each has a socket of its own
+        priority,  # each priority has its own socket, and so is a queue
         id=task.id,
         carrier=carrier.submitted(task),
         attempt=carrier.attempt(task),
@@ -29,7 +29,7 @@ def task_of(task: Any, worker: Any = None) -> Task:
         eta=None if eta is None else eta.timestamp(),
         worker=None if worker is None else worker.worker_id,
         server=None if worker is None else listener(worker.base_address, priority),
-        # A client needs no more of a task than its name.
+        # A client may know no more than the task's name.
         arguments=lambda: Arguments(function(task.name), task.args, task.kwargs),
     )
 
@@ -41,7 +41,7 @@ def listener(address: str, priority: str) -> tuple[str, int] | None:
 
 
 def function(name: str) -> Callable[..., Any] | None:
-    """Return what this process has registered under the name."""
+    """Return the function that this process has registered under the name."""
     registry: Any = sys.modules["fastworker.tasks.registry"]
     found: Callable[..., Any] | None = registry.task_registry.get_task(name)
     return found

@@ -1,4 +1,4 @@
-"""A result while it is made: it shows the exception, which FastWorker drops, and whose it is."""
+"""The creation of a result shows whose it is, and the exception, which FastWorker then drops."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def create(call: Call, _: Recorder) -> None:
     task_id = call.kwargs.get("task_id")
     run, sending = execute.current.get(), traffic.current.get()
     if run is not None and run.task_id == task_id:
-        # Made in the handler of the exception, of which the result has only the text.
+        # FastWorker makes it while it handles the exception, but keeps only the text.
         run.error = sys.exc_info()[1]
     if sending is not None and sending.answered:
-        # A control plane has one socket for each priority, and replies to whoever asked last.
+        # A control plane has one socket per priority, and replies to whoever asked last.
         crossed = sending.task_id != task_id
         sending.close(Outcome("failure", error_type="crossed_reply") if crossed else None)

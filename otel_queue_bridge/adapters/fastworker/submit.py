@@ -1,7 +1,7 @@
-"""Submit: whatever a client method makes a task for, each with a span of its own.
+"""Submit: each task that a client's method makes has its own span.
 
-The carrier is stamped where the task is made. It may be sent much later, from a context that is
-not the caller's: a client that knows no control plane yet keeps its tasks (`pending_tasks`).
+The carrier is written when the task is made. The task may be sent much later and from another
+context than the caller's: a client that knows no control plane yet keeps it (`pending_tasks`).
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 
 class Submission:
-    """One call of a client: the tasks it made so far."""
+    """One call of a client's method, and the tasks that it has made so far."""
 
     def __init__(self, client: Any, priority: str | None = None) -> None:
         self.client = client
         self.priority = priority
-        """Of the message that carries them all; else each travels at its own."""
+        """The priority of the one message for all tasks; None if each is sent at its own."""
         self.operations: list[Operation] = []
         self.carriers: list[Any] = []
         self.traffic: Traffic | None = None
         self.refused: Outcome | None = None
-        """Why one of them could not be made."""
+        """Why a task could not be made."""
         self._asyncio_task = current_task()
 
     def awaits(self) -> bool:
-        """Tell whether it is the client's method itself that sends, and not a task it left."""
+        """Tell whether the client's method itself sends now, and not a background task of it."""
         return self._asyncio_task is current_task()
 
     def end(self, error: BaseException | None) -> None:
         traffic, self.traffic = self.traffic, None
         failure = self.refused or (failed(error) if error is not None else None)
         if failure is None and traffic is not None:
-            failure = traffic.failure  # the client keeps it to itself
+            failure = traffic.failure  # the client does not raise it
         if failure is not None and traffic is not None and traffic.sent:
             failure = failure._replace(status="success")
         for operation in self.operations:
@@ -64,7 +64,7 @@ _current: ContextVar[Submission | None] = ContextVar(
 
 
 def create(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    """Open a task's submit, or read what came with it."""
+    """Open a task's submit, or keep the carrier that came with it."""
     found = call.kwargs.get(carrier.KEY)
     if carrier.KEY in call.kwargs:
         call.kwargs = {key: value for key, value in call.kwargs.items() if key != carrier.KEY}
@@ -83,22 +83,22 @@ def create(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         name, queue = call.kwargs.get("name"), getattr(priority, "value", priority)
         task = Task(str(name), str(queue), attempt=1)
         submission.operations.append(recorder.submit(task))
-        # By its name alone: the message quotes what was passed.
+        # Record only the error's name: its message quotes the arguments.
         submission.refused = Outcome("failure", error_type=error_name(call.error))
 
 
 def _open(task: Any, submission: Submission, recorder: Recorder) -> None:
     carried: dict[str, Any] = {}
-    reading = task_of(task)
-    reading.carrier, reading.attempt = carried, 1
-    reading.server = _server(submission.client, submission.priority or reading.queue)
-    submission.operations.append(recorder.submit(reading))
+    facts = task_of(task)
+    facts.carrier, facts.attempt = carried, 1
+    facts.server = _server(submission.client, submission.priority or facts.queue)
+    submission.operations.append(recorder.submit(facts))
     submission.carriers.append(carried)
     carrier.put(task, carried)
 
 
 def _server(client: Any, priority: str) -> tuple[str, int] | None:
-    for _, address in client.workers:  # the first of them, as the client itself does
+    for _, address in client.workers:  # the client, too, takes the first
         return listener(address, priority)
     return None
 
@@ -112,7 +112,7 @@ def submit(call: Call, _: Recorder) -> Generator[None, None, None]:
 
 
 def submit_batch(call: Call, _: Recorder) -> Generator[None, None, None]:
-    """A batch travels as one message, at the priority of the whole."""
+    """Record a batch, which travels as one message and at one priority."""
     priority = call.argument(1, "default_priority")
     submission = Submission(call.instance, getattr(priority, "value", "normal"))
     submission.traffic = Traffic(submission.carriers)
@@ -124,9 +124,9 @@ def submit_batch(call: Call, _: Recorder) -> Generator[None, None, None]:
 
 
 def send(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    """Send one task, with as many attempts as the client allows itself."""
+    """Follow one task through all attempts that the client makes to send it."""
     task, submission = call.argument(0, "task"), _current.get()
-    by_hand = not carrier.is_put(task)  # there is no other way to give a task a time limit
+    by_hand = not carrier.is_put(task)  # users do this to give a task a time limit
     if by_hand:
         submission = Submission(call.instance)
         _open(task, submission, recorder)
@@ -139,11 +139,11 @@ def send(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     if by_hand and submission is not None:
         submission.end(call.error)
     elif submission is None or not submission.awaits():
-        sending.failure = None  # nobody asks, and its traceback leads to all of the task
+        sending.failure = None  # nobody needs it, and its traceback keeps the task alive
 
 
 def repeat(call: Call, recorder: Recorder) -> None:
-    """A periodic run: the control plane's schedule submits it, to itself."""
+    """Record a periodic run: the control plane's schedule submits it to the control plane."""
     task = call.argument(0, "task")
     carried: dict[str, Any] = {}
     submitted = task_of(task, call.instance)

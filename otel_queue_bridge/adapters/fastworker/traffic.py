@@ -1,7 +1,7 @@
 """NNG traffic on behalf of a task: a request to a control plane or subworker, and its reply.
 
-A client and a control plane open a `ReqRepPattern` for each attempt to send. The same class also
-serves discovery, heartbeats and queries for results: only what is sent inside `carrying` counts.
+Clients and control planes open a `ReqRepPattern` for each attempt to send. The same class also
+serves discovery, heartbeats and queries for results. We record only requests inside `carrying`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SPAN = "nng.req_reply"
 
 
 class Traffic:
-    """What is sent for one task, or a batch of them, until it is answered or given up."""
+    """The requests for one task, or for a batch, until one is answered or the client gives up."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class Traffic:
         self.sent = False
         self.answered = False
         self.failure: Outcome | None = None
-        """Why the last attempt had no answer, or none of its own."""
+        """Why the last attempt had no answer, or one that belongs to another task."""
         self._carriers = carriers
         self._written: list[dict[str, Any]] = []
         self._handing_over = handing_over
         self._exchange: Exchange | None = None
         self._around = id(sys.exc_info()[1])
-        """Of an exception that the caller is handling, which has nothing to do with this."""
+        """Identifies an exception that the caller is already handling: it does not concern us."""
 
     def open(self, address: str, recorder: Recorder) -> None:
         self.attempt += 1
@@ -69,7 +69,7 @@ class Traffic:
         self._exchange = recorder.exchange(_SPAN, self._carriers, attributes)
 
     def write(self, carrier: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a carrier to be sent, now or, in a batch that is dumped once, over and over."""
+        """Return a copy to send; a batch is dumped once, and each attempt sends the same copy."""
         written = dict(carrier)
         self._written.append(written)
         self._mark()
@@ -95,7 +95,7 @@ class Traffic:
             self._exchange, self.failure = None, failure
 
     def give_up(self) -> None:
-        """End an attempt while the reason is being raised, if that is why it is given up."""
+        """Close an attempt; if an exception is the reason, it is being raised right now."""
         error = sys.exc_info()[1]
         self.close(None if error is None or id(error) == self._around else failed(error))
 
@@ -119,7 +119,7 @@ def carrying(traffic: Traffic) -> Iterator[None]:
 
 
 def _of(call: Call) -> Traffic | None:
-    # A control plane answers its client on a socket of the same class.
+    # A control plane answers its clients with the same class.
     return None if call.instance.is_server else current.get()
 
 
@@ -151,7 +151,7 @@ def receive(call: Call, _: Recorder) -> Generator[None, None, None]:
     if call.error is None:
         traffic.answered = True
         traffic.note("fastworker.nng.reply.size", len(call.result))
-    elif not isinstance(call.error, CancelledError):  # by a time limit, which `close` will see
+    elif not isinstance(call.error, CancelledError):  # a time limit cancels: see `give_up`
         traffic.close(failed(call.error))
 
 
@@ -162,7 +162,7 @@ def close(call: Call, _: Recorder) -> None:
 
 
 def server(address: str) -> tuple[str | None, int | None]:
-    """Read `tcp://127.0.0.1:5555`; an address of another kind has no host."""
+    """Parse an address like `tcp://127.0.0.1:5555`; one of another kind has no host."""
     try:
         parts = urlsplit(address)
         port = parts.port

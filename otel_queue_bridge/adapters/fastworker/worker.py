@@ -1,7 +1,7 @@
 """The control plane and its subworkers: gauges while it runs, and the last export.
 
-Those of 0.3.0, which alone have a `lifecycle`, end on no signal (see docs/fastworker.md): what they
-hold is exported in `stop`. Elsewhere the SDK's own export at exit does that.
+In 0.3.0, where they have a `lifecycle`, no signal ends them (see docs/fastworker.md), so `stop`
+exports all that they hold. In 0.1.1 the SDK itself does that at exit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def start(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 
 def stop(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    # Else it is a request to stop: `start` waits for what runs, and comes here again.
+    # If not, this is a request to stop: `start` waits for running tasks and calls `stop` again.
     ending = call.instance.shutdown_event.is_set()
     yield
     for one in tuple(vars(call.instance).get("otel_open", ())) if ending else ():
@@ -38,7 +38,7 @@ def stop(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 @contextmanager
 def cancelled_by_stop(worker: Any, one: Cancellable) -> Iterator[None]:
-    """Have `stop` end what is cancelled and never gets to know: a control plane leaves no turn."""
+    """Let `stop` end a run or request that is cancelled, but that its event loop never resumes."""
     under_way: set[Cancellable] = vars(worker).setdefault("otel_open", set())
     under_way.add(one)
     try:
@@ -53,6 +53,6 @@ def _subworkers(control_plane: Any) -> list[Reading]:
 
 
 def _depths(control_plane: Any) -> Iterable[Reading]:
-    """Read what is due and not yet handed out; see docs/fastworker.md for where tasks wait."""
+    """Read which tasks are due and not handed out; docs/fastworker.md says where tasks wait."""
     queues = tuple(control_plane.task_queue.items())
     return [Reading(len(queue), priority.value, priority.value) for priority, queue in queues]

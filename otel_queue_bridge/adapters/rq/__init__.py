@@ -1,4 +1,4 @@
-"""RQ: every enqueue by its cause, the worker that forks a work-horse, and the job in it.
+"""RQ: every enqueue and its cause, the worker that forks a work-horse, and the job in it.
 
 Names cited in this folder are those of RQ 2.12.
 """
@@ -9,7 +9,7 @@ from otel_queue_bridge.adapters.rq import carrier, execute, lost, submit, work
 adapter = Adapter(
     system="rq",
     instruments=("rq >= 2.0, < 3",),
-    # They are raised by a signal's handler, wherever the process may be.
+    # Signal handlers raise these, wherever the process may be at that time.
     interrupts=(
         "rq.timeouts:BaseTimeoutException",
         "rq.exceptions:ShutDownImminentException",

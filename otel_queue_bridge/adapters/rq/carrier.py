@@ -1,6 +1,6 @@
-"""The carrier: one more field in the job's hash, beside RQ's.
+"""The carrier: one more field in the job's hash, beside RQ's own.
 
-`Job.restore` ignores fields that it does not know, so a peer without us never notices.
+`Job.restore` ignores fields that it does not know, so peers without us never notice it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FIELD = "otel"
 NAME = "otel-name"
-"""The function's, where only a serializer of the user's could tell it."""
+"""In the carrier: the function's name, if only the user's own serializer could read it."""
 
 
 def store(call: Call, _: Recorder) -> Generator[None, None, None]:
@@ -41,7 +41,7 @@ def carrier(job: Any) -> dict[str, Any]:
     return held
 
 
-def attempt(job: Any) -> int:
+def next_attempt(job: Any) -> int:
     """Return the number of the attempt that is next; 1 is the first."""
     marked = marked_attempt(carrier(job))
     return (getattr(job, "number_of_retries", None) or 0) + 1 if marked is None else marked

@@ -1,4 +1,4 @@
-"""Attempts whose work-horse is gone: reported by the worker, or by whoever finds them abandoned."""
+"""Attempts whose work-horse is gone: the worker reports them, or whoever finds them abandoned."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Call, Outcome, Recorder, Task
-from otel_queue_bridge.adapters.rq import ending
-from otel_queue_bridge.adapters.rq.attempt import HandOver
+from otel_queue_bridge.adapters.rq.ending import Ending
+from otel_queue_bridge.adapters.rq.hand_over import HandOver
 from otel_queue_bridge.adapters.rq.reading import seconds, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 _TIMEOUT = "rq.timeouts.JobTimeoutException"
-"""What RQ itself raises where the work-horse still can."""
+"""The error that RQ raises if the work-horse itself notices the time limit."""
 _ABANDONED = "rq.exceptions.AbandonedJobError"
 
 _cleaning: ContextVar[bool] = ContextVar("otel_queue_bridge.rq.cleaning", default=False)
 
 
 def note_cause(call: Call, _: Recorder) -> None:
-    attempt = HandOver.of(call.argument(0, "job"))
-    if attempt is not None:
-        attempt.cause = _cause(call.argument(2, "ret_val"))
+    hand_over = HandOver.of(call.argument(0, "job"))
+    if hand_over is not None:
+        hand_over.cause = _cause(call.argument(2, "ret_val"))
 
 
 def fail(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
-    attempt = HandOver.of(job)
-    if attempt is None or not attempt.here or ending.of(job) is not None or attempt.reported():
-        return  # the one that runs the job reports it
-    stopped = worker._stopped_job_id == job.id  # noqa: SLF001 - RQ forgets it in here
-    attempt.over = True
-    cause = "stopped" if stopped else attempt.cause or _TIMEOUT
-    yield from _report(job, attempt.task, attempt.hand_over() / 1e9, cause, recorder)
+    hand_over = HandOver.of(job)
+    if hand_over is None or not hand_over.here or Ending.of(job) or hand_over.reported():
+        return  # the process that runs the job reports it
+    stopped = worker._stopped_job_id == job.id  # noqa: SLF001 - the call that follows resets it
+    hand_over.over = True
+    cause = "stopped" if stopped else hand_over.cause or _TIMEOUT
+    yield from _report(job, hand_over.task, hand_over.complete() / 1e9, cause, recorder)
 
 
 def clean_up(_: Call, __: Recorder) -> Generator[None, None, None]:
@@ -55,8 +55,8 @@ def abandon_to_retry(call: Call, recorder: Recorder) -> Generator[None, None, No
 
 
 def _abandon(job: Any, recorder: Recorder) -> Generator[None, None, None]:
-    """Report an attempt whose worker is gone as well, from where a worker cleans up after it."""
-    if not _cleaning.get() or ending.of(job) is not None:
+    """Report an attempt whose worker is gone, too, while another worker cleans up after it."""
+    if not _cleaning.get() or Ending.of(job) is not None:
         return
     task = task_of(job, job.origin, job.connection, job.worker_name)
     started = seconds(job.started_at) if job.started_at else time.time()
@@ -72,10 +72,10 @@ def write(task: Task, outcome: Outcome, started: float, recorder: Recorder) -> N
 def _report(
     job: Any, task: Task, started: float, cause: str, recorder: Recorder
 ) -> Generator[None, None, None]:
-    job.otel_ending = end = ending.Ending()
+    job.otel_ending = ending = Ending()
     with recorder.execute(task, start_time=int(started * 1e9)) as operation:
-        yield  # a retry is submitted in here
-        outcome = Outcome("retry" if end.retried else "failure", error_type=cause)
+        yield  # RQ submits a retry in here
+        outcome = Outcome("retry" if ending.retried else "failure", error_type=cause)
         operation.settle(outcome)
     del job.otel_ending
     duration = max(0.0, time.time() - started)

@@ -1,4 +1,4 @@
-"""Reading RQ's jobs, without unpickling one in a process that is not to run it."""
+"""Read RQ's jobs, but never unpickle one in a process that will not run it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Arguments, Task
-from otel_queue_bridge.adapters.rq.carrier import NAME, attempt, carrier
+from otel_queue_bridge.adapters.rq.carrier import NAME, carrier, next_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,9 +21,9 @@ def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) ->
         queue,
         id=job.id,
         carrier=carrier(job),
-        other_carriers=(job.meta,),  # where other tracers put it
-        attempt=attempt(job),
-        # Waiting for other jobs is planned.
+        other_carriers=(job.meta,),  # other tracers put it there
+        attempt=next_attempt(job),
+        # Waiting for other jobs is planned delay.
         eta=seconds(job.enqueued_at) if depends and job.enqueued_at else None,
         worker=worker,
         server=server(connection),
@@ -37,17 +37,17 @@ def name(job: Any) -> str:
             return known
     try:
         return _first_text(job.data)
-    except Exception:  # noqa: BLE001 - what a serializer of the user's has made, or junk
+    except Exception:  # noqa: BLE001 - the user's own serializer wrote it, or it is junk
         return "unknown"
 
 
 def seconds(moment: datetime) -> float:
-    """Return when it was, since the epoch; RQ 2.0 leaves out that its times are UTC."""
+    """Return the seconds since the epoch; RQ 2.0 does not say that its times are in UTC."""
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def readable(job: Any) -> bool:
-    """Tell whether RQ's own serializer has written the job."""
+    """Tell whether one of RQ's own serializers wrote the job."""
     return getattr(job.serializer, "__module__", None) == "rq.serializers"
 
 
@@ -56,7 +56,7 @@ def _deserialized(job: Any) -> bool:
 
 
 def _first_text(data: bytes) -> str:
-    """Return the function's name: the first thing in what RQ serializes."""
+    """Return the function's name, the first text that RQ serializes."""
     if data[:1] == b"[":
         found: Iterable[Any] = json.loads(data)
     else:
@@ -70,7 +70,7 @@ def server(connection: Any) -> tuple[str, int | None] | None:
 
 
 def depths(connection: Any, queues: Iterable[Any]) -> Iterator[tuple[int, str]]:
-    """Count what is ready in each queue, on a connection that the pool gives to this thread."""
+    """Count the ready jobs of each queue, on a connection that the pool gives to this thread."""
     queues = list(queues)
     with connection.pipeline(transaction=False) as pipeline:
         for queue in queues:
@@ -82,5 +82,5 @@ def depths(connection: Any, queues: Iterable[Any]) -> Iterator[tuple[int, str]]:
 def arguments(job: Any) -> Arguments:
     try:
         return Arguments(job.func, job.args, job.kwargs)
-    except Exception:  # noqa: BLE001 - the function need not be there for the one who submits
+    except Exception:  # noqa: BLE001 - who submits need not have the function
         return Arguments(None, (), job.kwargs if _deserialized(job) else {})

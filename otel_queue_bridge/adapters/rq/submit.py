@@ -1,7 +1,8 @@
-"""Submit: every way into a queue, told apart by what led there.
+"""Submit: every way into a queue, distinguished by its cause.
 
-`enqueue_job` is where a caller's jobs pass, `_enqueue_job` also where RQ puts back a job that is
-to run again or whose time has come, `schedule_job` both with a time in the future.
+A caller's jobs pass through `enqueue_job`. They also pass through `_enqueue_job`, as do jobs that
+RQ itself enqueues: to run again, or because their time has come. Jobs of both kinds that have a
+time in the future pass through `schedule_job`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
 from otel_queue_bridge.adapter import ATTEMPT, Call, Recorder
-from otel_queue_bridge.adapters.rq import ending
-from otel_queue_bridge.adapters.rq.carrier import NAME, attempt, carrier
+from otel_queue_bridge.adapters.rq.carrier import NAME, carrier, next_attempt
+from otel_queue_bridge.adapters.rq.ending import Ending
 from otel_queue_bridge.adapters.rq.reading import readable, task_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Cause = Literal["submit", "retry", "promotion", "many"]
 within: ContextVar[tuple[Cause | None, Any, int]] = ContextVar(
     "otel_queue_bridge.rq.within", default=(None, None, 1)
 )
-"""What goes on in this context, what it is about, and which attempt is next."""
+"""What this context is doing, with which job or jobs, and which attempt is next."""
 
 
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -32,21 +33,21 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     cause, subject, number = within.get()
     if cause == "submit" and subject is job:
         return
-    # Whatever comes inside is about another job: one that runs here and now enqueues its own.
+    # Any submit inside this one is for another job: a job that runs in here may enqueue some.
     token = within.set(("submit", job, 1))
     many = subject if cause == "many" else None
     if cause == "promotion" or (many is not None and job in many.deferred):
-        yield  # its submit was long ago, or just now; it keeps that carrier
+        yield  # it has been submitted before, and keeps that carrier
     else:
-        again, end = cause == "retry" and subject is job, ending.of(job)
-        if again and end is not None:
-            end.retried = True
+        again, ending = cause == "retry" and subject is job, Ending.of(job)
+        if again and ending is not None:
+            ending.retried = True
         yield from _submit(call, recorder, job, number if again else 1, many)
     within.reset(token)
 
 
 class _Many:
-    """What one `enqueue_many` submits: one pipeline carries it all, and fails for all or none."""
+    """The submits of one `enqueue_many`: one pipeline sends them all, or fails for all of them."""
 
     def __init__(self) -> None:
         self.deferred: list[Any] = []
@@ -89,7 +90,7 @@ def enqueue_many(call: Call, _: Recorder) -> Generator[None, None, None]:
 
 
 def defer(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    """Submit what `enqueue_many` saves and leaves to wait for other jobs."""
+    """Submit a job that `enqueue_many` saves but does not enqueue: it waits for other jobs."""
     cause, many, _ = within.get()
     if cause != "many":
         return
@@ -105,17 +106,17 @@ def retry(call: Call, _: Recorder) -> Generator[None, None, None]:
 
 
 def retry_returned(call: Call, _: Recorder) -> Generator[None, None, None]:
-    """Submit in here what the job itself asked to try again, by RQ 2.1 and later."""
+    """Submit the retry that a job asked for by returning `Retry` (RQ 2.1 and later)."""
     job = call.argument(0, "job")
     yield from _retry(job)
-    end = ending.of(job)
-    if end is not None:
-        end.exhausted = not end.retried
+    ending = Ending.of(job)
+    if ending is not None:
+        ending.exhausted = not ending.retried
 
 
 def _retry(job: Any) -> Generator[None, None, None]:
-    # The number is read before `Job._handle_retry_result` counts it.
-    token = within.set(("retry", job, attempt(job) + 1))
+    # This reads the number before `Job._handle_retry_result` increments it.
+    token = within.set(("retry", job, next_attempt(job) + 1))
     yield
     within.reset(token)
 

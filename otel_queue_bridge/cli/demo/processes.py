@@ -1,4 +1,4 @@
-"""The processes of the demo: started together, ready on their own word, gone without a trace."""
+"""Start the demo's processes, wait until they say that they are ready, and stop them all."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _TAIL = 15
-"""Lines of output shown of a process that failed."""
+"""How many lines of its output are shown if a process fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """What one process of the demo is and how it tells that it is ready."""
+    """One process of the demo, and how it says that it is ready."""
 
     name: str
-    """Its service name, too."""
+    """It is also its service name."""
     module: str
-    """What `python -m` is to run."""
+    """The module that `python -m` runs."""
     arguments: tuple[str, ...]
-    """`$NAME` stands for a variable of its environment."""
+    """In these, `$NAME` stands for a variable of its environment."""
     ready: str
-    """Regular expression for the line of output that says so; group 1, if any, is its address."""
+    """Regular expression for its line that says it is ready; group 1, if any, is its address."""
     instrumented: bool = True
-    """Run under `opentelemetry-instrument`."""
+    """Whether it runs under `opentelemetry-instrument`."""
 
     @property
     def shown(self) -> str:
@@ -53,7 +53,7 @@ class Participant:
 
 
 class Process:
-    """One running participant; whatever ends its `with` block ends all that it started."""
+    """One running participant; all that it started ends with its `with` block."""
 
     def __init__(
         self, participant: Participant, environment: Mapping[str, str], folder: str
@@ -70,7 +70,7 @@ class Process:
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", self.participant.module, *self.participant.arguments]
         if self.participant.instrumented:
-            # What the script opentelemetry-instrument does, wherever it may be installed.
+            # The script opentelemetry-instrument does the same, but may be installed anywhere.
             run = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
             command = [sys.executable, "-c", run, *command]
         self._process = subprocess.Popen(  # noqa: S603 - the commands are ours
@@ -99,7 +99,7 @@ class Process:
     ) -> None:
         self._lifeline.close()
         self._process.wait()
-        # Output ends when the last process of the group that could write is gone.
+        # The output ends when the last process of the group is gone.
         self._reader.join(timeout=5)
 
     def _read(self, output: IO[str]) -> None:
@@ -121,7 +121,7 @@ class Process:
             return self._ended
 
     def tail(self) -> str:
-        """Give the last lines that the process wrote."""
+        """Return the last lines that the process wrote."""
         with self._news:
             return "\n".join([f"--- {self.participant.name}", *self._output])
 
@@ -136,7 +136,7 @@ class Process:
 
 
 def clean_environment(own: Mapping[str, str]) -> dict[str, str]:
-    """Take over the user's environment without what would configure our processes, plus `own`."""
+    """Return the user's environment, less what would configure our processes, plus `own`."""
     foreign = ("OTEL_", "CELERY_", "UVICORN_", "RQ_", "dramatiq_", "FASTWORKER_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {

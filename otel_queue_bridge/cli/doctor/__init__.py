@@ -1,4 +1,4 @@
-"""`otel-queue-bridge doctor`: why do I see nothing, and what to do about it."""
+"""`otel-queue-bridge doctor`: find out why nothing arrives, and what to do about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _SHORTEST = 8
-"""Length from which a header's value is hidden wherever it occurs: shorter ones are words, too."""
+"""A header's value is hidden everywhere if it has this length; shorter ones may be plain words."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -40,8 +40,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    """Check everything, show what was found; 1 if something is broken."""
-    # OpenTelemetry takes an empty variable for an unset one.
+    """Check everything and show what was found; return 1 if something is broken."""
+    # OpenTelemetry treats an empty variable as one that is not set.
     environment = {name: value for name, value in os.environ.items() if value.strip()}
     config = options.effective(os.environ)
     found = libraries()
@@ -77,7 +77,7 @@ def as_json(report: dict[str, list[Finding]]) -> str:
 
 
 def as_text(report: dict[str, list[Finding]]) -> str:
-    """Write the findings in groups, what to do below each, and a sum."""
+    """Write the findings by check, each with its advice, and then their totals."""
     lines: list[str] = []
     for check, findings in report.items():
         lines += ["", check] if lines else [check]
@@ -90,12 +90,12 @@ def as_text(report: dict[str, list[Finding]]) -> str:
 
 
 def _contained(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Keep a check that fails from the others."""
+    """Report a check that fails as a finding, so that the others still run."""
     try:
         yield from findings
     except Exception as error:  # noqa: BLE001 - environments are stranger than we can think of
         yield problem(
-            f"this check failed itself: {type(error).__name__}: {error}",
+            f"this check itself failed: {type(error).__name__}: {error}",
             "please report it, with this line",
         )
 
@@ -110,7 +110,7 @@ def _masked(finding: Finding, secrets: set[str]) -> Finding:
 
 
 def _printable(text: str) -> str:
-    # A server's answer could carry sequences that make the terminal do things.
+    # A server's answer could hold control sequences for the terminal.
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

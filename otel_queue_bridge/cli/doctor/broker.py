@@ -1,4 +1,4 @@
-"""Whether the broker can be reached, and its clock against ours."""
+"""Check whether the broker can be reached, and compare its clock with ours."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 _PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
 _TIME_LIMIT = 1.0
-"""Seconds to connect, and for each answer."""
+"""Seconds allowed to connect, and for each answer."""
 _SKEW = 1.0
-"""Seconds that the clocks may differ."""
+"""Seconds by which the clocks may differ."""
 _LONGEST_LINE = 1024
 
 
 class _RefusedError(Exception):
-    """The server answers, but not what was asked for."""
+    """The server answers with an error, or not as Redis would."""
 
 
 def broker_url(text: str) -> SplitResult:
-    """Read the argument; its errors do not repeat it, as it may hold a password."""
+    """Parse the argument; an error does not repeat it, since it may hold a password."""
     try:
         url = urlsplit(text)
         valid = url.scheme in _PORTS and (url.port or 1) > 0
@@ -62,7 +62,7 @@ def findings(url: SplitResult | None) -> Iterator[Finding]:
                     _tls(url).wrap_socket(connection, server_hostname=host)
                 )
             if url.scheme.startswith("amqp"):
-                yield ok(f"{place} accepts connections; its clock cannot be asked for")
+                yield ok(f"{place} accepts connections; its clock cannot be read")
                 return
             answers = opened.enter_context(connection.makefile("rb"))
             _log_in(connection, answers, url)
@@ -95,7 +95,7 @@ def clock(place: str, before: float, after: float, theirs: float) -> Finding:
 
 def _tls(url: SplitResult) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    # As Celery's and RQ's URLs say it.
+    # Celery and RQ have this option in their URLs.
     if parse_qs(url.query).get("ssl_cert_reqs", [""])[0].lower() in {"none", "cert_none"}:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -120,7 +120,7 @@ def _ask(connection: socket.socket, answers: BufferedReader, *words: str) -> lis
         return [first[1:]]
     if first != b"*2":
         raise _RefusedError("this is not Redis")
-    return [_line(answers) for _ in range(4)][1::2]  # each after a line with its length
+    return [_line(answers) for _ in range(4)][1::2]  # a line with its length precedes each
 
 
 def _line(answers: BufferedReader) -> bytes:

@@ -1,4 +1,4 @@
-"""Where spans and metrics go, by OpenTelemetry's own variables, and whether they can get there."""
+"""Check where OpenTelemetry's variables send spans and metrics, and whether they can get there."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _SIGNALS = ("traces", "metrics", "logs")
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 CONNECT_LIMIT = 1.0
-"""Seconds."""
+"""Seconds allowed to connect."""
 
 
 class Export(NamedTuple):
-    """How the SDK will export a signal, or several alike."""
+    """How the SDK will export one signal, or several in the same way."""
 
     asked: str
-    """What OTEL_*_EXPORTER says."""
+    """The name in OTEL_*_EXPORTER."""
     exporter: str
-    """Name of the entry point that the SDK will look up; empty if it refuses the protocol."""
+    """The name of the entry point that the SDK will look up; empty if it refuses the protocol."""
     protocol: str
     protocol_variable: str
     missing: bool
-    """No package provides that entry point."""
+    """Whether no installed package provides that entry point."""
 
 
 class Destination(NamedTuple):
@@ -53,7 +53,7 @@ class Destination(NamedTuple):
     exporter: str
     endpoint: str
     variable: str
-    """What to set for another endpoint."""
+    """The variable to set for another endpoint."""
 
 
 def findings(environment: Mapping[str, str], *, send_span: bool) -> Iterator[Finding]:
@@ -93,7 +93,7 @@ def _reached(
         yield (
             probe.send(destination.exporter, environment)
             if sound
-            else ok("no span was sent: mend the endpoint first")
+            else ok("no span was sent: fix the endpoint first")
         )
 
 
@@ -119,7 +119,7 @@ def _exporter_variable(signal: str) -> str:
 
 
 def _default(environment: Mapping[str, str]) -> str:
-    """Return what `opentelemetry-instrument` exports by where no variable says it."""
+    """Return the exporter that `opentelemetry-instrument` uses if no variable names one."""
     for point in entry_points(group="opentelemetry_distro"):
         if point.value.startswith("opentelemetry.distro:"):
             return "otlp" if environment.get("OTEL_PYTHON_DISTRO", point.name) == point.name else ""
@@ -180,11 +180,11 @@ def _examined(destination: Destination, signals: list[str]) -> Iterator[Finding]
         url = urlsplit(endpoint if "://" in endpoint or exporter == HTTP else f"//{endpoint}")
         port = url.port or (443 if url.scheme == "https" else 80)
     except ValueError as error:
-        yield problem(f"{variable}={endpoint} is no URL: {error}", example)
+        yield problem(f"{variable}={endpoint} is not a URL: {error}", example)
         return
     if exporter == HTTP and (url.scheme not in {"http", "https"} or not url.hostname):
         yield problem(
-            f"{variable}={endpoint} is no URL that begins with http:// or https://", example
+            f"{variable}={endpoint} is not a URL that begins with http:// or https://", example
         )
         return
     if exporter == HTTP:
@@ -249,7 +249,7 @@ def _connection(url: SplitResult, port: int, signals: list[str]) -> Finding:
 
 def _declarative(file: str) -> Finding:
     if not Path(file).is_file():
-        return problem(f"OTEL_CONFIG_FILE={file} is no file", "unset OTEL_CONFIG_FILE")
+        return problem(f"OTEL_CONFIG_FILE={file} is not a file", "unset OTEL_CONFIG_FILE")
     if not installed("opentelemetry-configuration"):
         return problem(
             "OTEL_CONFIG_FILE is set, but its reader is not installed: the SDK does not start",

@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""The findings that a check reports."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def ok(message: str, advice: str = "", **details: str | float | None) -> Finding
 
 
 def warning(message: str, advice: str, **details: str | float | None) -> Finding:
-    """Say what works, but perhaps not as it is meant to."""
+    """Report something that works, but perhaps not as intended."""
     return Finding("warning", message, advice, details)
 
 
 def problem(message: str, advice: str, **details: str | float | None) -> Finding:
-    """Say what keeps traces or metrics from arriving, or a setting from having its effect."""
+    """Report what keeps traces or metrics from arriving, or a setting from taking effect."""
     return Finding("problem", message, advice, details)

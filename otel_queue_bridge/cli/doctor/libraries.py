@@ -1,4 +1,4 @@
-"""The queue libraries that adapters exist for, and what of them is installed here."""
+"""List the queue libraries that have an adapter, and check which are installed here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Library(NamedTuple):
 
     @property
     def works(self) -> bool:
-        """Tell whether it is installed in a version that is instrumented."""
+        """Tell whether it is installed, in a version that can be instrumented."""
         return not self.error and self.conflict is None
 
     @property
@@ -41,7 +41,7 @@ class Library(NamedTuple):
 
 
 def libraries() -> list[Library]:
-    # Not by `instrumentor`, whose import fails on what `doctor` has to explain: OTEL_PROPAGATORS.
+    # Do not import `instrumentor`: that fails on wrong OTEL_PROPAGATORS, which `doctor` explains.
     points = {point.name: point for point in entry_points(group="otel_queue_bridge.adapters")}
     return [_library(points[queue]) for queue in sorted(points)]
 

@@ -1,4 +1,4 @@
-"""What `opentelemetry-instrument` will load, and what stands in the way."""
+"""Check what `opentelemetry-instrument` will load, and what stands in the way."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _ours(library: Library, environment: Mapping[str, str], config: Config) -> F
         )
     if config.queues is not None and queue not in config.queues and not on:
         origin = config.origin.get("queues", "")
-        # With another one named it is meant to be so.
+        # If the list names another queue, this one is left out on purpose.
         judged = ok if config.queues else warning
         return judged(
             f"{queue} is left out by {origin}={','.join(config.queues)}", f"add {queue} to {origin}"
@@ -152,12 +152,12 @@ def _rivals(library: Library, environment: Mapping[str, str], config: Config) ->
         if config.conflicts == "replace":
             yield warning(
                 f"{point.value} is installed, too: ours takes its place when both are loaded",
-                f"to say so yourself: {line}",
+                f"to decide that yourself: {line}",
             )
         else:
             yield warning(
                 f"{library.queue} is left to {point.value}, as conflicts=yield wants it",
-                f"to have ours: {line}",
+                f"to use ours: {line}",
             )
     built_in = library.built_in
     if built_in and holds(built_in.variable, built_in.values, environment):
@@ -179,4 +179,6 @@ def _twice() -> Iterator[Finding]:
     }
     if len(providers) > 1:
         shown = ", ".join(f"{name} {found} in {where}" for name, found, where in sorted(providers))
-        yield warning(f"we are installed more than once: {shown}", "uninstall all but one")
+        yield warning(
+            f"otel-queue-bridge is installed more than once: {shown}", "uninstall all but one"
+        )

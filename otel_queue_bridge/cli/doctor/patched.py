@@ -1,4 +1,4 @@
-"""What is patched in this very process."""
+"""Check what is patched in this process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def findings(
     if _UNDER_INSTRUMENT not in sys.modules:
         if not patched:
             yield ok(
-                "nothing, as doctor was started by itself",
+                "nothing, because doctor runs without opentelemetry-instrument",
                 "to see what is patched: opentelemetry-instrument otel-queue-bridge doctor",
             )
         return

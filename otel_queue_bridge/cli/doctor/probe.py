@@ -18,7 +18,7 @@ NAME = "otel-queue-bridge doctor"
 
 
 class _Heard(logging.Handler):
-    """Keeps what the exporter logs: it tells its errors nowhere else."""
+    """Keeps what the exporter logs: it reports its errors nowhere else."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -29,8 +29,8 @@ class _Heard(logging.Handler):
 
 
 def send(exporter: str, environment: Mapping[str, str]) -> Finding:
-    """Send a span and tell whether it was accepted; it takes as long as the exporter tries."""
-    # Not earlier: doctor also runs where there is no SDK.
+    """Send a span and report whether it was accepted; this lasts as long as the exporter tries."""
+    # Imported this late because doctor also runs where there is no SDK.
     from opentelemetry.instrumentation.utils import suppress_instrumentation  # noqa: PLC0415
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON  # noqa: PLC0415
@@ -48,7 +48,7 @@ def send(exporter: str, environment: Mapping[str, str]) -> Finding:
             configured = point.load()()
             accepted = configured.export([span]).name == "SUCCESS"
             configured.shutdown()
-    except Exception as error:  # noqa: BLE001 - whatever the exporter is, the user has to hear of it
+    except Exception as error:  # noqa: BLE001 - the user must see any error of any exporter
         accepted, heard.said = False, f"{type(error).__name__}: {error}"
     finally:
         logger.removeHandler(heard)
@@ -58,5 +58,5 @@ def send(exporter: str, environment: Mapping[str, str]) -> Finding:
         )
     return problem(
         f"a span was not accepted: {masked(heard.said, header_values(environment))}",
-        "401 or 403: correct OTEL_EXPORTER_OTLP_HEADERS; 404: the path of the endpoint",
+        "401 or 403: correct OTEL_EXPORTER_OTLP_HEADERS; 404: correct the path of the endpoint",
     )

@@ -1,4 +1,4 @@
-"""Propagators and sampling, as OpenTelemetry's own variables choose them."""
+"""Check the propagators and the sampler that OpenTelemetry's own variables choose."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def propagation(environment: Mapping[str, str]) -> Iterator[Finding]:
         )
     if "tracecontext" not in names:
         yield warning(
-            "the trace does not travel in W3C's traceparent: all sides must agree on that",
+            "the trace does not travel in W3C's traceparent: all sides must use the same format",
             f"export OTEL_PROPAGATORS=tracecontext,{','.join(names)}",
         )
     elif not unknown:
@@ -73,10 +73,10 @@ def _ratio(sampler: str, argument: str) -> Finding:
     try:
         ratio = float(argument)
     except ValueError:
-        message = f"sampler {sampler}: its ratio {argument!r} is no number, 1.0 is taken"
+        message = f"sampler {sampler}: its ratio {argument!r} is not a number, so 1.0 is used"
         return warning(message, advice)
     if not 0 <= ratio <= 1:
-        message = f"sampler {sampler}: {ratio:g} is not within 0 and 1, every trace is recorded"
+        message = f"sampler {sampler}: {ratio:g} is not between 0 and 1, every trace is recorded"
         return problem(message, advice)
     if ratio == 0:
         return warning(f"sampler {sampler}: ratio 0 records no trace that begins here", advice)

@@ -1,4 +1,4 @@
-"""Which versions are installed, against those that were tested."""
+"""Compare the versions that are installed with those that were tested."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _required(requirement: Requirement) -> Finding:
     if get_dependency_conflicts([requirement]) is None:
         return ok(f"{requirement.name} {found}")
     return problem(
-        f"{requirement.name} is {found or 'missing'}: needed is {requirement}",
+        f"{requirement.name} is {found or 'missing'}, but {requirement} is needed",
         f"pip install '{requirement}'",
     )
 
@@ -72,7 +72,7 @@ def _sdk() -> Finding:
         )
     if sdk != api:
         return warning(
-            f"opentelemetry-sdk {sdk} is made for its own version of the API, and that is {api}",
+            f"opentelemetry-sdk {sdk} needs the API of the same version, but {api} is installed",
             f"pip install opentelemetry-sdk=={api}",
         )
     return ok(f"opentelemetry-sdk {sdk}")
@@ -91,7 +91,7 @@ def _queue(library: Library) -> Finding:
     if conflict.found is None:
         return ok(f"{queue} is not installed (tested: {tested})", queue=queue)
     return problem(
-        f"{conflict.found} will not be instrumented: tested is {tested}",
+        f"{conflict.found} will not be instrumented: {tested} was tested",
         "pip install " + " ".join(f"'{requirement}'" for requirement in adapter.instruments),
         queue=queue,
     )

@@ -1,4 +1,4 @@
-"""A job in the hands of a worker, until its end is reported by whichever process."""
+"""A job that a worker handed over, until one of the processes has reported its end."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
 
 
 class HandOver:
-    """What the worker knows and the work-horse inherits: where the trace goes on."""
+    """What the worker knows of one attempt; the work-horse inherits it."""
 
     def __init__(self, task: Task, dispatch: Operation, submitted: dict[str, Any]) -> None:
         self.submitted = submitted
         self.carrier = dict(submitted)
-        # So that this process can report what one that was killed cannot.
+        # The worker must be able to report the execute of a work-horse that was killed.
         dispatch.inject(self.carrier, once=True)
         task.carrier = self.carrier
         self.task = task
         self.started: int | None = None
-        """Of the hand-over, in nanoseconds since the epoch."""
+        """When the job was handed over, in nanoseconds since the epoch."""
         self.cause = ""
         """What killed the work-horse, if anything did."""
         self.relay: Relay | None = None
-        """Where the work-horse reports, once there is one."""
+        """Receives the work-horse's reports, once there is one."""
         self.spawned = False
         self.over = False
-        """Whether its end has been reported."""
+        """Whether the end of the attempt has been reported."""
         self._dispatch = dispatch
         self._pid = os.getpid()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     @staticmethod
     def of(job: Any) -> HandOver | None:
@@ -43,15 +43,16 @@ class HandOver:
         """Whether this is the worker, and not the work-horse's copy."""
         return self._pid == os.getpid()
 
-    def hand_over(self) -> int:
+    def complete(self) -> int:
+        """End the dispatch, unless that is done; return when the job was handed over."""
         if self.started is None:
             self.started = time.time_ns()
             self._dispatch.end()
         return self.started
 
     def reported(self) -> bool:
-        """Tell whether the end was reported, by whichever process."""
+        """Tell whether any process has reported the end of the attempt."""
         if self.relay is not None and not self.over:
-            self._told.update(self.relay.told())
-            self.over = self.task.id in self._told
+            self._reported.update(self.relay.told())
+            self.over = self.task.id in self._reported
         return self.over
