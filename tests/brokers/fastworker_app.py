@@ -169,7 +169,7 @@ async def answer(
     discovery: str = "",
     wire: str = "json",
     *,
-    timeout: float = 90,
+    timeout: float = 50,  # NNG sends what has no answer again after 60 s
     retries: int = 0,
     limit: float | None = None,
     together: bool = False,
