@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers import Processes, RabbitMQ, Valkey
+from tests.servers import Processes, RabbitMQ, Valkey, unignore_signals
 
 if TYPE_CHECKING:
     from otel_queue_bridge.otlp import Receiver
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_signals() -> None:
+    """However the run was started; where tests run, and not in xdist's main process."""
+    unignore_signals()
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,12 @@ Celery alone may take 31 to stop: a child that runs what a stopping worker has g
 vain for its result to be read (billiard 4.3 `_ensure_messages_consumed`; without us, 2 of 119 did).
 """
 
+CLOCK = 0.05
+"""Seconds by which two clocks, or two readings of one, may differ in what they say of a duration.
+
+A timer and a time stamp do not tick together. They differ by far less; what a test plans is longer.
+"""
+
 
 def wait_until(condition: Callable[[], T], timeout: float = LIMIT, what: str = "") -> T:
     """Return the first truthy result of `condition`."""
@@ -96,6 +102,19 @@ def _signal(pids: set[int], number: int) -> bool:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
     return bool(pids)
+
+
+def unignore_signals() -> None:
+    """Have all that is started from here on begin with the system's own ways to take a signal.
+
+    What ignores a signal, as this run itself may do behind `nohup ... &`, hands that on. What has a
+    handler does not: so this process goes on ignoring it, with one.
+    """
+    # Popen itself resets those that Python ignores.
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @cache
@@ -180,7 +199,7 @@ class Process:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGABRT)
                 with suppress(TimeoutError):
-                    wait_until(lambda pid=pid: pid not in self.members(), 5)
+                    wait_until(lambda pid=pid: pid not in self.members(), LIMIT / 3)
             raise TimeoutError(
                 f"{self.name} still runs after {timeout:g} s{self._tail(400)}"
             ) from None
@@ -307,7 +326,6 @@ class RabbitMQ:
             [str(self._scripts / "rabbitmq-server")],
             env=self._env,
             ready="Server startup complete",
-            timeout=90,
         )
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
 
@@ -323,7 +341,7 @@ class RabbitMQ:
             env=os.environ | self._env,
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=LIMIT,
         )
         return f"amqp://guest:guest@127.0.0.1:{self._port}/{name}"
 

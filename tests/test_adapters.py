@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from otel_queue_bridge.instrumentor import adapters
+from tests.servers import LIMIT
 
 UNDO = """
 import importlib, inspect, sys
@@ -64,7 +65,7 @@ def python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=LIMIT,
     )
 
 

@@ -1,7 +1,7 @@
 """Options: every name, value and place; what is wrong is said so that it can be put right."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.trace import NoOpTracerProvider
 
@@ -209,7 +209,9 @@ def test_opentelemetry_instrument_finds_a_flag_for_every_option():
     assert offered == {PREFIX + name.upper() for name in EXAMPLES}
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(
+    max_examples=200, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.sampled_from(sorted(EXAMPLES)), st.text())
 def test_any_text_is_a_value_or_a_clear_error(name, text):
     variable = PREFIX + name.upper()

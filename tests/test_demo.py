@@ -209,10 +209,10 @@ def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path)
         ),
         (
             (
-                "demo._TRACE_LIMIT = 2; demo.QUEUES['celery'] = replace("
+                "demo._TRACE_LIMIT = 10; demo.QUEUES['celery'] = replace("
                 "celery, chain=(*celery.chain, demo.Step('never', 'INTERNAL', 'celery')))"
             ),
-            "the trace is incomplete after 2 s: no span 'never' (INTERNAL, celery) arrived",
+            "the trace is incomplete after 10 s: no span 'never' (INTERNAL, celery) arrived",
             "POST /orders",
         ),
     ],

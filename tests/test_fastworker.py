@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from otel_queue_bridge import instrument, uninstrument
 from tests.fastworker import ControlPlane
+from tests.servers import LIMIT
 
 since_0_3 = pytest.mark.skipif(version("fastworker") < "0.3", reason="0.1.1 has nothing of it")
 
@@ -177,7 +178,7 @@ def test_a_submit_that_is_given_up_with_its_loop_is_recorded(recorded, client) -
 
 
 async def until_answered(sender: Client, task_id: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT):
         while sender.get_result(task_id).status.value == "pending":  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.01)
 

@@ -12,7 +12,9 @@ import textwrap
 
 import pytest
 
-PATIENCE = 60
+from tests.servers import LIMIT
+
+PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
@@ -116,7 +118,7 @@ def scripted(code, delay=0.0, interval=50.0):
         [
             *(sys.executable, "-W", "ignore", "-c"),
             PREAMBLE + textwrap.dedent(code),
-            *(str(delay), str(interval)),
+            *(str(delay), str(interval), str(PATIENCE)),
         ],
         check=False,
         capture_output=True,
@@ -172,7 +174,7 @@ def stressed(forks, patience, setting):
     ],
 )
 def test_no_child_hangs_that_is_forked_while_threads_record_and_the_reader_exports(forks, setting):
-    hung, ends, exports = stressed(forks, 20, setting)
+    hung, ends, exports = stressed(forks, PATIENCE, setting)
     assert hung == []
     assert ends == {"7": forks}
     assert exports > 10, "the reader was at work"
@@ -198,7 +200,7 @@ if not pid:
     while exporter.exports < at + 5:
         time.sleep(0.005)
     os._exit(0)
-assert ended(pid, time.monotonic() + 30) == 0
+assert ended(pid, time.monotonic() + float(sys.argv[3])) == 0
 leave(sorted(map(list, set(map(tuple, exported())))))
 """
 
@@ -249,7 +251,7 @@ def test_a_child_forked_in_the_middle_of_an_export_exports_by_itself():
 
         def export(data, timeout_millis=0, **_):
             os.write(reached[1], b"!")
-            let_go.wait(20)
+            let_go.wait(2 * float(sys.argv[3]))
             return MetricExportResult.SUCCESS
 
         plain, exporter.export = exporter.export, export
@@ -260,7 +262,7 @@ def test_a_child_forked_in_the_middle_of_an_export_exports_by_itself():
             record()
             assert provider.force_flush()
             os._exit(0)
-        end = ended(pid, time.monotonic() + 20)
+        end = ended(pid, time.monotonic() + float(sys.argv[3]))
         let_go.set()
         leave([end, sorted({name for name, *_ in exported()})])
         """
@@ -311,7 +313,7 @@ def test_an_sdk_that_keeps_them_elsewhere_is_told_and_does_not_fail_the_fork():
         pid = os.fork()
         if not pid:
             os._exit(7)
-        leave(ended(pid, time.monotonic() + 20))
+        leave(ended(pid, time.monotonic() + float(sys.argv[3])))
         """,
         interval=3_600_000,
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from otel_queue_bridge.lifecycle import flush
+from tests.servers import LIMIT
 
-PATIENCE = 20
+PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 
 
@@ -33,7 +34,7 @@ def test_a_hanging_collector_costs_the_timeout_and_no_more(caplog):
     caller = threading.Thread(target=flush, args=(0.01, collector), daemon=True)
     caller.start()
     caller.join(PATIENCE)
-    still_hanging = collector.begun.is_set() and not collector.done.is_set()
+    still_hanging = collector.begun.wait(PATIENCE) and not collector.done.is_set()
     returned = not caller.is_alive()
     collector.let_go.set()
     assert returned

@@ -27,8 +27,9 @@ from otel_queue_bridge.adapter import (
 from otel_queue_bridge.config import load
 from otel_queue_bridge.metrics import SCOPE, Measurements
 from otel_queue_bridge.operation import Operations
+from tests.servers import LIMIT
 
-PATIENCE = 20
+PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 
 
@@ -503,7 +504,8 @@ def test_a_source_that_fails_halfway_gives_no_reading(bench, caplog):
 
 
 def test_a_source_that_hangs_gives_no_reading_and_one_warning(bench, caplog, monkeypatch):
-    monkeypatch.setattr("otel_queue_bridge.metrics._READING_LIMIT", 0.01)
+    # Short; but whoever answers at once needs a turn in it.
+    monkeypatch.setattr("otel_queue_bridge.metrics._READING_LIMIT", 1)
     measurements, answers, asked = bench.measurements(), threading.Event(), []
 
     def read():

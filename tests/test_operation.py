@@ -31,6 +31,7 @@ from otel_queue_bridge.adapter import (
 from otel_queue_bridge.config import load
 from otel_queue_bridge.operation import Operations
 from tests.fakelib import Boom, Unprintable
+from tests.servers import CLOCK, LIMIT
 
 
 class Watching(Sampler):
@@ -587,7 +588,7 @@ print("done")
 
 
 def test_a_long_message_full_of_addresses_does_not_hold_up_the_worker():
-    assert python(MANY_ADDRESSES, timeout=60) == ["done"]
+    assert python(MANY_ADDRESSES, timeout=LIMIT) == ["done"]
 
 
 def test_an_unprintable_exception_is_reported_without_its_text(bench):
@@ -771,16 +772,17 @@ def test_suppression_is_honoured(bench):
     assert operations.active()
 
 
-@pytest.mark.parametrize(
-    ("started", "least", "most"), [(3600.0, 3599.0, 3601.0), (-3600.0, 0.0, 0.0)]
-)
-def test_wait_is_from_submit_to_start_and_never_negative(bench, started, least, most):
+@pytest.mark.parametrize(("started", "least"), [(3600.0, 3600.0), (-3600.0, 0.0)])
+def test_wait_is_from_submit_to_start_and_never_negative(bench, started, least):
     b = bench()
     carrier = {}
+    before = time.time()
     b.operations.submit(mail(carrier=carrier)).end()
-    start_time = int((time.time() + started) * 1e9)
+    after = time.time()
+    start_time = int((after + started) * 1e9)
     b.operations.execute(mail(carrier=carrier), start_time=start_time).end()
-    assert least <= b.spans[-1].attributes["task.wait"] <= most
+    most = max(0.0, least + after - before + CLOCK) if least else 0.0
+    assert least - CLOCK <= b.spans[-1].attributes["task.wait"] <= most
     assert b.spans[-1].start_time == start_time
 
 
@@ -793,7 +795,7 @@ def test_a_planned_delay_is_not_waiting(bench):
     assert b.spans[-1].attributes["task.wait"] == pytest.approx(5, abs=0.01)
 
 
-def python(code: str, timeout: float = 30, **variables: str) -> list[str]:
+def python(code: str, timeout: float = LIMIT, **variables: str) -> list[str]:
     """Run code in a process of its own, where globals may be set; return what it printed."""
     run = subprocess.run(
         [sys.executable, "-c", code],

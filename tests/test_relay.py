@@ -16,10 +16,10 @@ import pytest
 
 from otel_queue_bridge import metrics, relay
 from otel_queue_bridge.relay import Relay
-from tests.servers import wait_until
+from tests.servers import LIMIT, wait_until
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 20
+PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 
 NAME = ("task.submitted", "{task}", "Tasks handed over to a queue")
@@ -168,7 +168,7 @@ def test_what_is_no_record_does_not_end_the_relay(opened, recorded):
     """A child killed while it wrote, or whatever else may come through."""
     os.write(opened._write_end, b"junk\n[1, 2]\nnull\n")
     opened.count(*NAME, OK, None)
-    wait_until(lambda: recorded.calls, timeout=5)
+    wait_until(lambda: recorded.calls)
     assert recorded.calls == [(*NAME, ARRIVED, None)]
 
 
@@ -209,7 +209,7 @@ def test_there_are_no_file_descriptors_left(recorded):
     before = count()
     for _ in range(20):
         counting(recorded).close()
-    assert count() == before
+    assert count() <= before  # what others have left may be closed meanwhile
 
 
 def test_without_a_relay_a_child_counts_for_itself(monkeypatch):

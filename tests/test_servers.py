@@ -10,7 +10,7 @@ import kombu
 import pytest
 
 from tests import servers
-from tests.servers import Processes, wait_until
+from tests.servers import LIMIT, Processes, unignore_signals, wait_until
 
 # Ignores SIGTERM, and has a child in another session, like RQ's work-horse.
 STUBBORN = """
@@ -19,7 +19,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:
     os.setsid()
 os.write(1, b"ready\\n")
-time.sleep(60)
+time.sleep(600)
 """
 
 # A test run that is killed while it has a server and a stubborn process.
@@ -34,6 +34,15 @@ process = processes.start("stubborn", [sys.executable, "-c", {STUBBORN!r}], read
 pids = [process.pid, *process.members()] + [each.pid for each in processes.started]
 print(*set(pids), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+# Tells which of some signals are ignored, and which are blocked.
+TELL = """
+import signal
+those = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+ignored = [s.name for s in those if signal.getsignal(s) is signal.SIG_IGN]
+print(ignored, [s.name for s in those if s in signal.pthread_sigmask(signal.SIG_BLOCK, ())])
 """
 
 
@@ -94,6 +103,27 @@ def test_what_cleans_up_leaves_sessions_that_have_ended(processes, told, survive
     assert processes.started[0].running() == survives
 
 
+def test_what_is_started_hears_every_signal(processes):
+    """Also if the run does not, as one in the background of a script."""
+    ignored = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)
+    }
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        command = [sys.executable, "-c", TELL]
+        before = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        unignore_signals()
+        os.kill(os.getpid(), signal.SIGINT)  # which the run itself ignores as before
+        after = processes.start("told", command)
+        assert after.wait() == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in ignored.items():
+            signal.signal(number, handler)
+    assert before == "['SIGHUP', 'SIGINT'] ['SIGTERM']\n"
+    assert after.log() == "[] []\n"
+
+
 def test_a_process_that_hangs_tells_where(processes):
     process = processes.start("hanging", [sys.executable, "-c", STUBBORN], ready="ready")
     with pytest.raises(TimeoutError, match=r"hanging still runs after 0.1 s\n(.*\n)*  File .* in"):
@@ -118,4 +148,4 @@ def test_each_test_has_an_empty_rabbitmq(amqp_url, _):
     with kombu.Connection(amqp_url) as connection, connection.SimpleQueue("seen") as queue:
         assert queue.qsize() == 0
         queue.put("once")
-        assert queue.get(timeout=5).payload == "once"
+        assert queue.get(timeout=LIMIT).payload == "once"

@@ -35,9 +35,10 @@ from opentelemetry.trace import (
 )
 
 from otel_queue_bridge import interrupts, spans
+from tests.servers import LIMIT
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 20
+PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 
 

@@ -42,10 +42,11 @@ def headers(self: Task, *args: Any, **kwargs: Any) -> None:
     note(self.request.headers, args, kwargs)
 
 
-@app.task(name="hang", time_limit=1)
+@app.task(name="hang", time_limit=2)
 def hang() -> None:
     with tracer.start_as_current_span("user work"):
         pass
+    trace.get_tracer_provider().force_flush()  # no span survives a kill but those that have left
     time.sleep(60)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery, Task
 
-from tests.servers import wait_until
+from tests.servers import LIMIT, wait_until
 
 app = Celery("app", broker=os.environ["APP_BROKER"])
 app.conf.update(
@@ -41,7 +41,7 @@ def submits(self: Task, count: int) -> None:
 def gate(self: Task, name: str = "gate", answer: Any = None) -> None:
     """Run until the test makes a file of this name."""
     note("gate", self.request.id)
-    wait_until(lambda: Path(os.environ["APP_GATES"], name).exists(), 60, name)
+    wait_until(lambda: Path(os.environ["APP_GATES"], name).exists(), 2 * LIMIT, name)
     note("passed", self.request.id, answer)
 
 

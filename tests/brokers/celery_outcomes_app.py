@@ -137,7 +137,8 @@ def hang(self: Task) -> None:
     time.sleep(60)
 
 
-@task("hard time limit, requeued", time_limit=1, acks_late=True, acks_on_timeout=False)
+# Ample: it must have noted by then that it began.
+@task("hard time limit, requeued", time_limit=3, acks_late=True, acks_on_timeout=False)
 def hang_once(self: Task) -> None:
     if began(self):
         time.sleep(60)
@@ -200,7 +201,7 @@ def send(name: str) -> str:
     elif name == "revoked":
         app.control.revoke(task_id, reply=True, limit=1, timeout=60)
     elif name == "revoked while held":
-        options["countdown"] = 2
+        options["countdown"] = 6  # the revoke must come before
     elif name == "undecodable":
         options["serializer"] = "garbage"
     elif name == "not accepted":

@@ -22,7 +22,7 @@ from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 APP = "tests.brokers.fastworker_app"
 PRIORITIES = ("critical", "high", "normal", "low")
 """In the order of their ports."""
-LATE = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
+LATE = {"OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
 """Of a process that exports nothing by itself while a test lasts."""
 
 
@@ -119,7 +119,7 @@ class Fleet:
     def spans(self, condition: Callable[[Span], object], count: int = 1) -> list[Span]:
         """Wait for this many spans of a kind."""
         found = self.receiver.wait_for(
-            lambda spans: sum(map(bool, map(condition, spans))) >= count, 30
+            lambda spans: sum(map(bool, map(condition, spans))) >= count, LIMIT
         )
         return sorted(filter(condition, found), key=lambda span: span.start)
 
@@ -151,17 +151,23 @@ class Plane:
         self.started = time.monotonic()
         self._fleet = fleet
         self._env = env
-        ports = ControlPlane(APP)
+        self._ports = ports = ControlPlane(APP)
         self.address, self.discovery = ports.address, ports.discovery
+        self.subworkers: dict[str, Process] = {}
         self.process = self._start(name, ports.command())
         self.process.wait_for(ports.ready)
-        commands = [ports.subworker(f"{name}-{number}") for number in range(subworkers)]
-        self.subworkers = {
-            f"{name}-{number}": self._start(f"{name}-{number}", command)
-            for number, (command, _) in enumerate(commands)
-        }
-        for subworker, (_, ready) in zip(self.subworkers.values(), commands, strict=True):
-            subworker.wait_for(ready)
+        self.add_subworkers(subworkers)
+
+    def add_subworkers(self, number: int) -> None:
+        """From when this returns, they get the tasks, and the control plane itself gets none."""
+        first = len(self.subworkers)
+        names = [f"{self.name}-{each}" for each in range(first, first + number)]
+        commands = {name: self._ports.subworker(name) for name in names}
+        self.subworkers |= {name: self._start(name, commands[name][0]) for name in names}
+        for name, (_, ready) in commands.items():
+            self.subworkers[name].wait_for(ready)
+            # A subworker says that it is ready also if its registration has not been answered.
+            self.process.wait_for(f"Registered subworker: {name} at")
 
     def _start(self, name: str, command: list[str]) -> Process:
         instrumented = ["opentelemetry-instrument", *command]
@@ -258,7 +264,8 @@ def dialled(kind: str, address: str, priority: str = "critical") -> Any:
 def _socket(kind: str, **to: str) -> Any:
     import pynng
 
-    return getattr(pynng, kind)(recv_timeout=30_000, send_timeout=30_000, **to)
+    limit = int(LIMIT * 1000)
+    return getattr(pynng, kind)(recv_timeout=limit, send_timeout=limit, **to)
 
 
 def free_address() -> str:

@@ -46,7 +46,7 @@ def show_theirs() -> None:
 
 async def submit(address: str, kwargs: dict) -> None:
     """Submit each task once, one after another: replies to two of a priority get crossed."""
-    client = Client(timeout=20, retries=1)
+    client = Client(timeout=50, retries=1)  # NNG sends again after 60 s
     client.workers.add(("control-plane", address))  # what discovery finds after two seconds
     for name in ("later", "failing"):
         show(name, await client.submit_task(name, kwargs=kwargs))

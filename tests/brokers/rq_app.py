@@ -46,7 +46,7 @@ def first() -> bool:
 
 
 def wait_for(gate: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 170  # RQ itself gives a job 180 s
     while not (folder / gate).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
 

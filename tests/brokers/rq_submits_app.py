@@ -84,7 +84,7 @@ def tells() -> None:
 
 
 def wait_for(status: str, *jobs: Job) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while any(job.get_status() != status for job in jobs):
         assert time.monotonic() < deadline, [job.get_status() for job in jobs]
         time.sleep(0.02)
@@ -214,6 +214,9 @@ WAYS: dict[str, Callable[[], Any]] = {
 
 
 def slow() -> None:
+    """Run for some time behind the moment from which another job waits for this one."""
+    while not get_current_job().dependent_ids:
+        time.sleep(0.02)
     time.sleep(0.3)
 
 

@@ -150,7 +150,7 @@ def test_what_a_stopped_worker_had_no_child_for_is_run_by_another(shop: Forking)
         return shop.counts()["task.dispatched", "ok"]
 
     submitted = 0
-    while dispatched() == completed(shop) and submitted < 20:  # until a worker is slower than we
+    while dispatched() == completed(shop) and submitted < 60:  # until a worker is slower than we
         worker = shop.worker(
             *("-P", "prefork", "-c", "1", "--max-tasks-per-child", "1"),
             OTEL_METRIC_EXPORT_INTERVAL="50",
@@ -443,7 +443,7 @@ def test_memory_is_flat(processes: Processes, tmp_path: Path) -> None:
         [sys.executable, *options, "-c", QUIET + FLAT, str(tasks)],
         env={"PYTHONPATH": str(ROOT)},
     )
-    assert run.wait(120) == 0, run.log()
+    assert run.wait(4 * LIMIT) == 0, run.log()
     fewer, more, blocks = json.loads(run.log().splitlines()[-1])
     assert more == fewer == {}
     assert blocks < tasks / 12, "a leak would take at least one block per task"

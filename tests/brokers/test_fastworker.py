@@ -26,7 +26,7 @@ from tests.brokers.fastworker_fleet import (
 )
 from tests.brokers.rq_fleet import COMPLAINTS, SCOPE
 from tests.brokers.shop import SECRET
-from tests.servers import LIMIT, wait_until
+from tests.servers import CLOCK, LIMIT, wait_until
 
 BOOM = f"{APP}.BoomError"
 INVALID = "pydantic_core._pydantic_core.ValidationError"
@@ -272,7 +272,7 @@ def test_a_time_limit_is_a_failure(fleet: Fleet, lone: Plane) -> None:
     for execute in executes:
         assert (execute.status, execute.attributes["task.status"]) == ("ERROR", "failure")
         assert execute.attributes["error.type"] == "TimeoutError"
-        assert execute.end - execute.start >= 0.3e9
+        assert execute.end - execute.start >= (0.3 - CLOCK) * 1e9
 
 
 def test_what_nobody_has_registered_is_rejected_by_a_lone_control_plane(
@@ -298,7 +298,7 @@ def test_what_nobody_has_registered_is_rejected_by_a_subworker(fleet: Fleet, pai
 def test_a_task_that_is_cancelled_before_its_time_is_not_executed(
     fleet: Fleet, lone: Plane
 ) -> None:
-    trace = lone.delay("cancelled_early", countdown=60)
+    trace = lone.delay("cancelled_early", countdown=600)
     cancel = call("cancel_task", trace.results[0])
     wait_until(lambda: lone.ask(cancel).results[0], what="the control plane knows the task")
     spans = trace.spans(3)
@@ -410,15 +410,18 @@ def test_a_pickled_task_carries_the_trace(fleet: Fleet) -> None:
 
 
 def test_what_is_told_to_stop_exports_all_it_has(fleet: Fleet) -> None:
-    stopping = fleet.plane("stopping", subworkers=1, **LATE)
-    finished = stopping.submit("stopped_ok")
-    remote = stopping.delay("stopped_wait", "remote", priority="low")
-    fleet.at_gate("remote")
+    stopping = fleet.plane("stopping", **LATE)
     runs = 1
-    if not stopping.old:  # what is due at last runs in the control plane
+    if not stopping.old:  # 0.1.1 hands nothing out while its control plane runs a task
+        # What is due at last runs in the control plane. But what arrives when it is due already, as
+        # on a busy machine, goes to a subworker: so there is none yet.
         local = stopping.delay("stopped_wait", "local", countdown=0.1)
         fleet.at_gate("local")
         runs += 1
+    stopping.add_subworkers(1)
+    finished = stopping.submit("stopped_ok")
+    remote = stopping.delay("stopped_wait", "remote", priority="low")
+    fleet.at_gate("remote")
     services = {span.service for span in fleet.receiver.spans()}
     assert not services & {stopping.name, *stopping.subworkers}
     try:
@@ -488,7 +491,9 @@ def test_what_is_due_and_waits_its_turn_is_depth(fleet: Fleet, lone: Plane) -> N
     # A control plane takes one of them every tenth of a second.
     batch = [{"task_name": "sync_ok", "countdown": 0.1, "priority": "low"}] * 20
 
-    def deep(_: object) -> bool:
+    def deep() -> bool:
+        trace = lone.ask(call("submit_batch", batch))
+        assert len(every(trace.spans(2 + 4 * len(batch)), "execute")) == len(batch)
         waiting = {
             point.attributes["task.priority"]
             for point in fleet.receiver.points()
@@ -496,9 +501,8 @@ def test_what_is_due_and_waits_its_turn_is_depth(fleet: Fleet, lone: Plane) -> N
         }
         return waiting == {"low"}
 
-    trace = lone.ask(call("submit_batch", batch))
-    fleet.receiver.wait_for(deep, LIMIT)
-    assert len(every(trace.spans(2 + 4 * len(batch)), "execute")) == len(batch)
+    # On a busy machine a batch may arrive when it is due, and then nothing of it waits.
+    wait_until(deep, what="a batch that waited")
 
 
 def test_a_crowd_of_tasks_stays_apart(fleet: Fleet, pair: Plane) -> None:

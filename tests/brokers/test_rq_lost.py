@@ -161,8 +161,8 @@ def test_what_died_with_its_worker_is_told_by_the_next(fleet: Fleet) -> None:
             "task.wait": 2,
         }
     )
-    for span in fleet.receiver.spans():  # from its own start, in whatever zone
-        assert 0 < span.end - span.start < 120e9
+    for span in fleet.receiver.spans():  # from its own start, in whatever zone: hours off, else
+        assert 0 < span.end - span.start < 3600e9
     assert complaints(worker) + unclean(fleet.receiver, workers=3) == []
 
 

@@ -1,0 +1,144 @@
+"""What CI does with tests that fail now and then, on a made-up folder of them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import LIMIT
+
+AGAIN = Path(__file__).parents[1] / ".ci" / "again"
+PYTEST = f"{sys.executable} -m pytest -p xdist.plugin --numprocesses=1 --dist=loadscope"
+PREAMBLE = """
+import os, pytest
+from pathlib import Path
+
+def first(name):
+    '''Tell whether it is the first time that somebody asks this.'''
+    with Path(__file__).with_name(f"{name}.asked").open("a") as file:
+        file.write("!")
+        return file.tell() == 1
+
+def test_that_always_passes():
+    pass
+
+"""
+FLAKY = """
+@pytest.mark.parametrize("name", {names})
+def test_flaky(name):
+    assert not first(name)
+"""
+TEARDOWN = """
+@pytest.fixture
+def messy():
+    yield
+    assert not first("teardown")
+
+def test_with_a_messy_end(messy):
+    pass
+"""
+BROKEN = """
+def test_broken():
+    first("broken")
+    assert False
+"""
+CRASHING = """
+def test_crashing():
+    if first("crash"):
+        os._exit(1)
+"""
+SKIPPING = """
+def test_skipping():
+    if not first("skip"):
+        pytest.skip("no more")
+    assert False
+"""
+INTERRUPTED = """
+def test_interrupted():
+    if first("interrupted"):
+        pytest.exit("enough")
+"""
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("bash") and shutil.which("make")), reason="CI needs bash and make"
+)
+
+
+class Run:
+    """A run of CI's tests, in a folder that has these alone."""
+
+    def __init__(self, folder: Path, tests: str) -> None:
+        self._folder = folder
+        (folder / "Makefile").write_text(f"test:\n\t@{PYTEST} $(ARGS)\n")
+        (folder / "pytest.ini").write_text("[pytest]\n")
+        (folder / "test_made_up.py").write_text(PREAMBLE + tests)
+        ours = ("MAKE", "MFLAGS", "PYTEST")  # of the run that we are in
+        env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the others take seconds to start
+        ended = subprocess.run(
+            [str(AGAIN), "test", "end"],
+            cwd=folder,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=5 * LIMIT,  # of what hangs: it starts up to four times
+            check=False,
+        )
+        self.green = ended.returncode == 0
+        self.output = ended.stdout
+
+    @property
+    def end(self) -> list[str]:
+        file = self._folder / "end"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def asked(self) -> dict[str, int]:
+        """Return how often each of the tests that failed has run."""
+        return {file.stem: file.stat().st_size for file in self._folder.glob("*.asked")}
+
+
+def test_a_run_without_failures_ends_with_pytests_line(tmp_path: Path) -> None:
+    run = Run(tmp_path, "")
+    assert run.green, run.output
+    (closing,) = run.end
+    assert "= 1 passed in " in closing
+
+
+def test_what_passes_alone_is_named_and_the_run_counts(tmp_path: Path) -> None:
+    names = ["a b", "[c::d] - é"]
+    run = Run(tmp_path, FLAKY.format(names=names) + TEARDOWN)
+    assert run.green, run.output
+    *flaky, closing = run.end
+    assert sorted(flaky) == [
+        "FLAKY test_made_up.py::test_flaky[[c::d] - \\xe9]",
+        "FLAKY test_made_up.py::test_flaky[a b]",
+        "FLAKY test_made_up.py::test_with_a_messy_end",
+    ]
+    assert "= 2 failed, 2 passed, 1 error in " in closing
+    assert run.asked() == {"a b": 2, "[c::d] - é": 2, "teardown": 2}
+
+
+@pytest.mark.parametrize(
+    ("tests", "asked", "reason"),
+    [
+        (FLAKY.format(names=["a"]) + BROKEN, {"a": 2, "broken": 2}, "failed again"),
+        (FLAKY.format(names=[*"abcd"]), dict.fromkeys("abcd", 1), "4 tests failed"),
+        (FLAKY.format(names=["a"]) + SKIPPING, {"a": 2, "skip": 2}, "not all of them passed"),
+        (CRASHING, {"crash": 2}, "a worker crashed"),  # xdist itself begins it anew
+        (FLAKY.format(names=["a"]) + INTERRUPTED, {"a": 1, "interrupted": 1}, "interrupted"),
+        ("assert not first('import')", {"import": 1}, "could not be collected"),
+    ],
+    ids=["broken", "four", "skipped", "crash", "interrupted", "not collected"],
+)
+def test_whatever_else_is_red(
+    tmp_path: Path, tests: str, asked: dict[str, int], reason: str
+) -> None:
+    run = Run(tmp_path, tests)
+    assert not run.green, run.output
+    assert reason in run.output.rpartition("again: ")[2]
+    assert run.asked() == asked
+    assert run.end == []
