@@ -9,9 +9,11 @@ bound, pickled, copied and inspected as before.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 import threading
+import time
 from contextlib import suppress
 from functools import partial, update_wrapper, wraps
 from importlib.machinery import ModuleSpec
@@ -24,11 +26,17 @@ import wrapt.importer
 from otel_queue_bridge.adapter import Call, Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Collection, Generator
     from types import ModuleType
 
     from otel_queue_bridge.adapter import Advice, Hook
     from otel_queue_bridge.failures import Reports
+
+
+_LISTENERS = "_otel_queue_bridge"
+"""Where a module's spec holds whom to tell that its import has ended."""
+_BEGINNING_LIMIT = 0.1
+"""Seconds to wait for an import that has begun and cannot be seen yet."""
 
 
 class _Recorder(Recorder, Protocol):
@@ -71,7 +79,7 @@ class Patches:
         self._lock = threading.Lock()
         self._patches: list[_Patch] = []
         self._aliases: list[tuple[str, str, object, object]] = []
-        self._awaited: list[tuple[str, Callable[[ModuleType], None]]] = []
+        self._awaited: list[_Awaited] = []
         self._families: dict[type, list[_Family]] = {}
         self.on = True
 
@@ -117,9 +125,8 @@ class Patches:
         """Restore everything, the latest first."""
         with self._lock:
             self.on = False
-            for module, imported in self._awaited:
-                _forget_import(module, imported)
-            self._awaited.clear()
+            while self._awaited:
+                self._awaited.pop().forget()
             for module, attribute, original, replacement in self._aliases:
                 found = sys.modules.get(module)
                 if found is not None and vars(found).get(attribute) is replacement:
@@ -141,20 +148,23 @@ class Patches:
         self, module: str, where: str, install: Callable[[ModuleType], None]
     ) -> None:
         def imported(found: ModuleType) -> None:
-            if not self.on:  # uninstrumented before the library was imported
-                return
             try:
                 install(found)
             except Exception as error:  # noqa: BLE001 - a library that moved its parts runs on
-                why = f" ({error})" if isinstance(error, UnsuitableTargetError) else ""
-                self.reports.report(where, error, f"it stays as it is{why}")
+                self._refuse(where, error)
 
-        found = sys.modules.get(module)
-        if found is None:
-            self._awaited.append((module, imported))
-            wrapt.register_post_import_hook(imported, module)
-        elif not _at_the_end_of_import(found, imported):
-            imported(found)
+        awaited = _Awaited(module, imported)
+        with self._lock:
+            if not self.on:
+                return
+            self._awaited.append(awaited)
+        awaited.begin()
+        if not self.on:  # undone meanwhile
+            awaited.forget()
+
+    def _refuse(self, where: str, error: Exception) -> None:
+        why = f" ({error})" if isinstance(error, UnsuitableTargetError) else ""
+        self.reports.report(where, error, f"it stays as it is{why}")
 
     def _install(self, hook: Hook, module: ModuleType, path: str) -> None:
         if hook.find is not None:
@@ -462,19 +472,66 @@ def _coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
     return awaited
 
 
-def _at_the_end_of_import(module: ModuleType, ready: Callable[[ModuleType], None]) -> bool:
+class _Awaited:
+    """A module that is still to be imported, and what is to be done then, once."""
+
+    def __init__(self, module: str, imported: Callable[[ModuleType], None]) -> None:
+        self._module = module
+        self._waiting = [imported]
+
+    def begin(self) -> None:
+        """Do it now if the module is there, else when its import has ended."""
+        self._wait()
+        # wrapt sees an import when it begins. One that began a moment ago is in nobody's list
+        # yet, but soon in `sys.modules`.
+        deadline = time.monotonic() + _BEGINNING_LIMIT
+        while (found := sys.modules.get(self._module)) is None:
+            if self._module not in _imports_under_way() or time.monotonic() > deadline:
+                found = sys.modules.get(self._module)
+                break
+            time.sleep(0.001)
+        if found is not None:
+            self._look(found)
+
+    def forget(self) -> None:
+        """Do nothing any more; wrapt (2.5) offers no way to take a callback back."""
+        self._waiting.clear()
+        hooks: dict[str, list[Any]] = getattr(wrapt.importer, "_post_import_hooks", {})
+        with suppress(KeyError, ValueError):
+            hooks[self._module].remove(self._look)
+            if not hooks[self._module]:
+                del hooks[self._module]
+
+    def _wait(self) -> None:
+        wrapt.register_post_import_hook(self._look, self._module)
+
+    def _look(self, module: ModuleType) -> None:
+        if not (self._waiting and _at_the_end_of_import(module, self._try_again)):
+            with suppress(IndexError):  # another thread was faster, or all was undone
+                self._waiting.pop()(module)
+
+    def _try_again(self) -> None:
+        """Look again after an import has ended: it may have failed, and be tried again."""
+        if self._waiting:
+            self._wait()
+
+
+def _imports_under_way() -> Collection[str]:
+    return getattr(importlib._bootstrap, "_module_locks", ())  # type: ignore[attr-defined] # noqa: SLF001
+
+
+def _at_the_end_of_import(module: ModuleType, ended: Callable[[], None]) -> bool:
     """Call back when an import that is under way has ended; False if none is.
 
-    wrapt knows only imports that begin later. The import system notes the end in the module's
-    spec (`importlib._bootstrap._load_unlocked`), so that is where we hear of it, in the thread
-    that imports.
+    The import system notes the end in the module's spec (`importlib._bootstrap._load_unlocked`),
+    so that is where we hear of it, in the thread that imports.
     """
     spec: Any = getattr(module, "__spec__", None)
-    plain = type(spec)
-    if not issubclass(plain, ModuleSpec) or not getattr(spec, "_initializing", False):
+    if not isinstance(spec, ModuleSpec) or not getattr(spec, "_initializing", False):
         return False
+    plain = getattr(type(spec), "plain", type(spec))
 
-    class Telling(plain):  # type: ignore[misc, valid-type]
+    class Reporting(plain):  # type: ignore[misc, valid-type]
         @property
         def _initializing(self) -> bool:
             return True
@@ -483,17 +540,14 @@ def _at_the_end_of_import(module: ModuleType, ready: Callable[[ModuleType], None
         def _initializing(self, value: bool) -> None:
             self.__class__ = plain
             self._initializing = value
-            if sys.modules.get(module.__name__) is module:  # and the import did not fail
-                ready(module)
+            for listener in vars(self).pop(_LISTENERS, ()):
+                listener()
 
-    spec.__class__ = Telling
-    return True
-
-
-def _forget_import(module: str, imported: Callable[[ModuleType], None]) -> None:
-    """Take a callback back; wrapt (2.5) offers no way to do that."""
-    hooks: dict[str, list[Any]] = getattr(wrapt.importer, "_post_import_hooks", {})
-    with suppress(KeyError, ValueError):
-        hooks[module].remove(imported)
-        if not hooks[module]:
-            del hooks[module]
+    Reporting.plain = plain  # type: ignore[attr-defined]
+    vars(spec).setdefault(_LISTENERS, []).append(ended)
+    spec.__class__ = Reporting
+    if vars(spec)["_initializing"]:
+        return True
+    spec.__class__ = plain  # it ended just now, in another thread
+    vars(spec).pop(_LISTENERS, None)
+    return False
