@@ -80,7 +80,7 @@ class Patches:
         self._patches: list[_Patch] = []
         self._aliases: list[tuple[str, str, object, object]] = []
         self._awaited: list[_Awaited] = []
-        self._families: dict[type, list[_Family]] = {}
+        self._below: dict[type, _Subclasses] = {}
         self.on = True
 
     def install(self, hook: Hook) -> None:
@@ -134,7 +134,7 @@ class Patches:
             self._aliases.clear()
             while self._patches:
                 self._patches.pop().undo()
-            self._families.clear()
+            self._below.clear()
 
     def put(self, owner: object, attribute: str, original: object, replacement: object) -> bool:
         """Replace it; False if all was undone meanwhile."""
@@ -151,7 +151,7 @@ class Patches:
             try:
                 install(found)
             except Exception as error:  # noqa: BLE001 - a library that moved its parts runs on
-                self._refuse(where, error)
+                self.refuse(where, error)
 
         awaited = _Awaited(module, imported)
         with self._lock:
@@ -162,7 +162,8 @@ class Patches:
         if not self.on:  # undone meanwhile
             awaited.forget()
 
-    def _refuse(self, where: str, error: Exception) -> None:
+    def refuse(self, where: str, error: Exception) -> None:
+        """Report what cannot be patched."""
         why = f" ({error})" if isinstance(error, UnsuitableTargetError) else ""
         self.reports.report(where, error, f"it stays as it is{why}")
 
@@ -175,10 +176,10 @@ class Patches:
         owner: Any = module
         for name in parent.split(".") if parent else ():
             owner = getattr(owner, name, None) if hook.optional else getattr(owner, name)
+        if hook.optional and (owner is None or not (hook.overrides or hasattr(owner, attribute))):
+            return
         if hook.overrides:
             self._cover(_Family(self, hook, owner, attribute))
-            return
-        if hook.optional and not hasattr(owner, attribute):
             return
         if hook.factory:
             advised = _Advised(self, hook.target, self._factory(hook), always=True)
@@ -212,33 +213,13 @@ class Patches:
 
     def _cover(self, family: _Family) -> None:
         """Patch a method wherever it is defined below its class, now and in time to come."""
-        base = family.base
-        families = self._families.setdefault(base, [])
-        families.append(family)
-        if len(families) == 1:
-            self._watch_subclasses(base)
-        classes = [base]
+        below = self._below.setdefault(family.base, _Subclasses(self, family.base))
+        below.families.append(family)
+        classes = [family.base]
         for one in classes:
-            family.appear(one)
+            below.found(one)
             classes.extend(one.__subclasses__())
         family.check()
-
-    def _watch_subclasses(self, base: Any) -> None:
-        own = vars(base).get("__init_subclass__")
-
-        def init_subclass(cls: Any, /, **kwargs: Any) -> None:
-            if own is None:
-                super(base, cls).__init_subclass__(**kwargs)
-            else:
-                own.__get__(None, cls)(**kwargs)
-            for family in tuple(self._families.get(base, ())) if self.on else ():
-                try:
-                    family.appear(cls)
-                except Exception as error:  # noqa: BLE001, PERF203 - the host's class is made
-                    self.reports.report(cls.__qualname__, error, "it stays as it is")
-
-        original = inspect.getattr_static(base, "__init_subclass__")
-        self.put(base, "__init_subclass__", original, classmethod(init_subclass))
 
     def advise(self, advised: _Advised, owner: object, attribute: str) -> tuple[Any, Any]:
         """Return what stands there, and what is to stand in its place."""
@@ -252,9 +233,46 @@ class Patches:
             return original, staticmethod(advised.around(original.__func__))
         if isinstance(original, classmethod):
             return original, classmethod(advised.around_method(original.__func__))
-        if isinstance(owner, type):
-            return original, advised.around_method(original)
-        return original, advised.around(original)
+        if not isinstance(owner, type):
+            return original, advised.around(original)
+        if not hasattr(type(original), "__get__"):  # a C function, say, is not bound to an instance
+            return original, staticmethod(advised.around(original))
+        return original, advised.around_method(original)
+
+
+class _Subclasses:
+    """All classes below one, those to come included, for the families of its methods."""
+
+    def __init__(self, patches: Patches, base: type) -> None:
+        self.families: list[_Family] = []
+        self._patches = patches
+        self._base = base
+        self._watched: set[type] = set()
+
+    def found(self, cls: type) -> None:
+        for family in tuple(self.families):
+            family.appear(cls)
+        # One that has an `__init_subclass__` itself need not call its parent's.
+        if cls not in self._watched and (cls is self._base or "__init_subclass__" in vars(cls)):
+            self._watched.add(cls)
+            try:
+                self._watch(cls)
+            except Exception as error:  # noqa: BLE001 - the host's class is made all the same
+                self._patches.refuse(f"{cls.__qualname__}.__init_subclass__", error)
+
+    def _watch(self, parent: Any) -> None:
+        own = vars(parent).get("__init_subclass__")
+
+        def init_subclass(cls: Any, /, **kwargs: Any) -> None:
+            if own is None:
+                super(parent, cls).__init_subclass__(**kwargs)
+            else:
+                own.__get__(None, cls)(**kwargs)
+            if self._patches.on:
+                self.found(cls)
+
+        original = inspect.getattr_static(parent, "__init_subclass__")
+        self._patches.put(parent, "__init_subclass__", original, classmethod(init_subclass))
 
 
 class _Family:
@@ -271,23 +289,29 @@ class _Family:
         """Patch what defines the method for this class: itself, or what it is mixed with."""
         above = self.base.__mro__[1:]
         for kind in cls.__mro__:
-            if kind in above or self._attribute not in vars(kind):
+            if kind in above or kind in self._members or self._attribute not in vars(kind):
                 continue
-            advised = _Advised(self._patches, self._hook.target, self._hook.advice, family=self)
-            advised.owner = kind
-            if self._members.setdefault(kind, advised) is advised:  # and no other thread's
-                found = self._patches.advise(advised, kind, self._attribute)
-                self._patches.put(kind, self._attribute, *found)
+            try:
+                self._join(kind)
+            except Exception as error:  # noqa: BLE001 - one class that is odd, of many
+                self._patches.refuse(f"{kind.__qualname__}.{self._attribute}", error)
+
+    def _join(self, kind: type) -> None:
+        advised = _Advised(self._patches, self._hook.target, self._hook.advice, family=self)
+        advised.owner = kind
+        found = self._patches.advise(advised, kind, self._attribute)
+        if self._members.setdefault(kind, advised) is advised:  # and no other thread's
+            self._patches.put(kind, self._attribute, *found)
 
     def check(self) -> None:
         """Complain of a library that has moved its method: no class has it so far."""
-        if not (self._members or self._hook.optional):
+        if not (self._hook.optional or hasattr(self.base, self._attribute) or self._members):
             raise AttributeError(self._attribute)
 
     def is_parents(self, owner: type | None, instance: object) -> bool:
         """Tell whether a call comes from the override of a subclass, which has been advised."""
         kind = instance if isinstance(instance, type) else type(instance)
-        if kind is owner:
+        if kind is owner or instance is None:  # a static method tells nothing of who calls
             return False
         if not issubclass(kind, self.base):  # of a class that is mixed in elsewhere, too
             return True
@@ -347,7 +371,9 @@ class _Advised:
 
         def bound(instance: object) -> Any:
             # Somebody else's wrapper may tell by being bound who is called.
-            return partial(function, instance) if is_plain else _bound(function, instance)
+            if is_plain:
+                return partial(function, instance)
+            return function.__get__(instance, type(instance))
 
         if inspect.iscoroutinefunction(function):
 
@@ -447,11 +473,6 @@ def _check(function: Any) -> None:
         raise UnsuitableTargetError("a generator function, whose body runs after the call")
 
 
-def _bound(function: Any, instance: object) -> Any:
-    binds = getattr(type(function), "__get__", None)
-    return function if binds is None else binds(function, instance, type(instance))
-
-
 def _in_place_of(function: Any, replacement: Any) -> Any:
     """Make the replacement look like the function."""
     update_wrapper(replacement, function)
@@ -517,7 +538,7 @@ class _Awaited:
 
 
 def _imports_under_way() -> Collection[str]:
-    return getattr(importlib._bootstrap, "_module_locks", ())  # type: ignore[attr-defined] # noqa: SLF001
+    return getattr(importlib._bootstrap, "_module_locks", ())  # noqa: SLF001
 
 
 def _at_the_end_of_import(module: ModuleType, ended: Callable[[], None]) -> bool:
@@ -533,17 +554,17 @@ def _at_the_end_of_import(module: ModuleType, ended: Callable[[], None]) -> bool
 
     class Reporting(plain):  # type: ignore[misc, valid-type]
         @property
-        def _initializing(self) -> bool:
+        def _initializing(self: Any) -> bool:
             return True
 
         @_initializing.setter
-        def _initializing(self, value: bool) -> None:
+        def _initializing(self: Any, value: bool) -> None:
             self.__class__ = plain
             self._initializing = value
             for listener in vars(self).pop(_LISTENERS, ()):
                 listener()
 
-    Reporting.plain = plain  # type: ignore[attr-defined]
+    Reporting.plain = plain
     vars(spec).setdefault(_LISTENERS, []).append(ended)
     spec.__class__ = Reporting
     if vars(spec)["_initializing"]:
