@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from functools import partial, update_wrapper, wraps
 from importlib.machinery import ModuleSpec
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import wrapt
@@ -224,15 +224,17 @@ class Patches:
     def advise(self, advised: _Advised, owner: object, attribute: str) -> tuple[Any, Any]:
         """Return what stands there, and what is to stand in its place."""
         if not (isinstance(owner, type) or inspect.ismodule(owner)):
-            # What stands on an instance is not bound to it when called.
-            original = getattr(owner, attribute)
-            advised.maker = Call(owner, (), {})
-            return original, advised.around(original)
-        original = inspect.getattr_static(owner, attribute)
+            held = getattr(owner, attribute)
+            return held, advised.around_held(held, owner)
+        original: Any = inspect.getattr_static(owner, attribute)
+        # Somebody else's wrapper may pass for what it wraps: it is bound as it is.
         if isinstance(original, staticmethod):
-            return original, staticmethod(advised.around(original.__func__))
+            is_plain = type(original) is staticmethod
+            function: Any = original.__func__ if is_plain else original.__get__(None, type(owner))
+            return original, staticmethod(advised.around(function))
         if isinstance(original, classmethod):
-            return original, classmethod(advised.around_method(original.__func__))
+            bind = None if type(original) is classmethod else partial(original.__get__, None)
+            return original, classmethod(advised.around_method(original.__func__, bind))
         if not isinstance(owner, type):
             return original, advised.around(original)
         if not hasattr(type(original), "__get__"):  # a C function, say, is not bound to an instance
@@ -364,12 +366,22 @@ class _Advised:
 
         return _in_place_of(function, called)
 
-    def around_method(self, function: Any) -> Any:
+    def around_held(self, function: Any, owner: object) -> Any:
+        """Return what stands for a function that an instance holds."""
+        if isinstance(function, MethodType) and function.__self__ is owner:
+            # A method again: a copy of the instance, also one out of a pickle, has its own.
+            return MethodType(self.around_method(function.__func__), owner)
+        self.maker = Call(owner, (), {})
+        return self.around(function)
+
+    def around_method(self, function: Any, bind: Callable[[Any], Any] | None = None) -> Any:
         """Return a function that is bound like this one, to an instance or a class."""
         _check(function)
-        is_plain = type(function) is FunctionType
+        is_plain = bind is None and type(function) is FunctionType
 
         def bound(instance: object) -> Any:
+            if bind is not None:
+                return bind(instance)
             # Somebody else's wrapper may tell by being bound who is called.
             if is_plain:
                 return partial(function, instance)
