@@ -44,12 +44,10 @@ class GrpcReceiver(
     ) -> None:
         self._server.stop(grace=None).wait()
 
-    @property
     def spans(self) -> list[Span]:
         with self._lock:
             return list(self._spans)
 
-    @property
     def points(self) -> list[Point]:
         with self._lock:
             return list(self._points)
