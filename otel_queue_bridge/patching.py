@@ -9,13 +9,15 @@ bound, pickled, copied and inspected as before.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 import threading
+import time
 from contextlib import suppress
 from functools import partial, update_wrapper, wraps
 from importlib.machinery import ModuleSpec
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import wrapt
@@ -24,11 +26,17 @@ import wrapt.importer
 from otel_queue_bridge.adapter import Call, Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Collection, Generator
     from types import ModuleType
 
     from otel_queue_bridge.adapter import Advice, Hook
     from otel_queue_bridge.failures import Reports
+
+
+_LISTENERS = "_otel_queue_bridge"
+"""Where a module's spec holds whom to tell that its import has ended."""
+_BEGINNING_LIMIT = 0.1
+"""Seconds to wait for an import that has begun and cannot be seen yet."""
 
 
 class _Recorder(Recorder, Protocol):
@@ -71,8 +79,8 @@ class Patches:
         self._lock = threading.Lock()
         self._patches: list[_Patch] = []
         self._aliases: list[tuple[str, str, object, object]] = []
-        self._awaited: list[tuple[str, Callable[[ModuleType], None]]] = []
-        self._families: dict[type, list[_Family]] = {}
+        self._awaited: list[_Awaited] = []
+        self._below: dict[type, _Subclasses] = {}
         self.on = True
 
     def install(self, hook: Hook) -> None:
@@ -116,9 +124,8 @@ class Patches:
         """Restore everything, the latest first."""
         with self._lock:
             self.on = False
-            for module, imported in self._awaited:
-                _forget_import(module, imported)
-            self._awaited.clear()
+            while self._awaited:
+                self._awaited.pop().forget()
             for module, attribute, original, replacement in self._aliases:
                 found = sys.modules.get(module)
                 if found is not None and vars(found).get(attribute) is replacement:
@@ -126,7 +133,7 @@ class Patches:
             self._aliases.clear()
             while self._patches:
                 self._patches.pop().undo()
-            self._families.clear()
+            self._below.clear()
 
     def put(self, owner: object, attribute: str, original: object, replacement: object) -> bool:
         """Replace it; False if all was undone meanwhile."""
@@ -140,20 +147,24 @@ class Patches:
         self, module: str, where: str, install: Callable[[ModuleType], None]
     ) -> None:
         def imported(found: ModuleType) -> None:
-            if not self.on:  # uninstrumented before the library was imported
-                return
             try:
                 install(found)
             except Exception as error:  # noqa: BLE001 - a library that moved its parts runs on
-                why = f" ({error})" if isinstance(error, UnsuitableTargetError) else ""
-                self.reports.report(where, error, f"it stays as it is{why}")
+                self.refuse(where, error)
 
-        found = sys.modules.get(module)
-        if found is None:
-            self._awaited.append((module, imported))
-            wrapt.register_post_import_hook(imported, module)
-        elif not _at_the_end_of_import(found, imported):
-            imported(found)
+        awaited = _Awaited(module, imported)
+        with self._lock:
+            if not self.on:
+                return
+            self._awaited.append(awaited)
+        awaited.begin()
+        if not self.on:  # undone meanwhile
+            awaited.forget()
+
+    def refuse(self, where: str, error: Exception) -> None:
+        """Report what cannot be patched."""
+        why = f" ({error})" if isinstance(error, UnsuitableTargetError) else ""
+        self.reports.report(where, error, f"it stays as it is{why}")
 
     def _install(self, hook: Hook, module: ModuleType, path: str) -> None:
         if hook.find is not None:
@@ -164,10 +175,10 @@ class Patches:
         owner: Any = module
         for name in parent.split(".") if parent else ():
             owner = getattr(owner, name, None) if hook.optional else getattr(owner, name)
+        if hook.optional and (owner is None or not (hook.overrides or hasattr(owner, attribute))):
+            return
         if hook.overrides:
             self._cover(_Family(self, hook, owner, attribute))
-            return
-        if hook.optional and not hasattr(owner, attribute):
             return
         if hook.factory:
             advised = _Advised(self, hook.target, self._factory(hook), always=True)
@@ -201,49 +212,68 @@ class Patches:
 
     def _cover(self, family: _Family) -> None:
         """Patch a method wherever it is defined below its class, now and in time to come."""
-        base = family.base
-        families = self._families.setdefault(base, [])
-        families.append(family)
-        if len(families) == 1:
-            self._watch_subclasses(base)
-        classes = [base]
+        below = self._below.setdefault(family.base, _Subclasses(self, family.base))
+        below.families.append(family)
+        classes = [family.base]
         for one in classes:
-            family.appear(one)
+            below.found(one)
             classes.extend(one.__subclasses__())
         family.check()
-
-    def _watch_subclasses(self, base: Any) -> None:
-        own = vars(base).get("__init_subclass__")
-
-        def init_subclass(cls: Any, /, **kwargs: Any) -> None:
-            if own is None:
-                super(base, cls).__init_subclass__(**kwargs)
-            else:
-                own.__get__(None, cls)(**kwargs)
-            for family in tuple(self._families.get(base, ())) if self.on else ():
-                try:
-                    family.appear(cls)
-                except Exception as error:  # noqa: BLE001, PERF203 - the host's class is made
-                    self.reports.report(cls.__qualname__, error, "it stays as it is")
-
-        original = inspect.getattr_static(base, "__init_subclass__")
-        self.put(base, "__init_subclass__", original, classmethod(init_subclass))
 
     def advise(self, advised: _Advised, owner: object, attribute: str) -> tuple[Any, Any]:
         """Return what stands there, and what is to stand in its place."""
         if not (isinstance(owner, type) or inspect.ismodule(owner)):
-            # What stands on an instance is not bound to it when called.
-            original = getattr(owner, attribute)
-            advised.maker = Call(owner, (), {})
-            return original, advised.around(original)
-        original = inspect.getattr_static(owner, attribute)
+            held = getattr(owner, attribute)
+            return held, advised.around_held(held, owner)
+        original: Any = inspect.getattr_static(owner, attribute)
+        # Somebody else's wrapper may pass for what it wraps: it is bound as it is.
         if isinstance(original, staticmethod):
-            return original, staticmethod(advised.around(original.__func__))
+            is_plain = type(original) is staticmethod
+            function: Any = original.__func__ if is_plain else original.__get__(None, type(owner))
+            return original, staticmethod(advised.around(function))
         if isinstance(original, classmethod):
-            return original, classmethod(advised.around_method(original.__func__))
-        if isinstance(owner, type):
-            return original, advised.around_method(original)
-        return original, advised.around(original)
+            bind = None if type(original) is classmethod else partial(original.__get__, None)
+            return original, classmethod(advised.around_method(original.__func__, bind))
+        if not isinstance(owner, type):
+            return original, advised.around(original)
+        if not hasattr(type(original), "__get__"):  # a C function, say, is not bound to an instance
+            return original, staticmethod(advised.around(original))
+        return original, advised.around_method(original)
+
+
+class _Subclasses:
+    """All classes below one, those to come included, for the families of its methods."""
+
+    def __init__(self, patches: Patches, base: type) -> None:
+        self.families: list[_Family] = []
+        self._patches = patches
+        self._base = base
+        self._watched: set[type] = set()
+
+    def found(self, cls: type) -> None:
+        for family in tuple(self.families):
+            family.appear(cls)
+        # One that has an `__init_subclass__` itself need not call its parent's.
+        if cls not in self._watched and (cls is self._base or "__init_subclass__" in vars(cls)):
+            self._watched.add(cls)
+            try:
+                self._watch(cls)
+            except Exception as error:  # noqa: BLE001 - the host's class is made all the same
+                self._patches.refuse(f"{cls.__qualname__}.__init_subclass__", error)
+
+    def _watch(self, parent: Any) -> None:
+        own = vars(parent).get("__init_subclass__")
+
+        def init_subclass(cls: Any, /, **kwargs: Any) -> None:
+            if own is None:
+                super(parent, cls).__init_subclass__(**kwargs)
+            else:
+                own.__get__(None, cls)(**kwargs)
+            if self._patches.on:
+                self.found(cls)
+
+        original = inspect.getattr_static(parent, "__init_subclass__")
+        self._patches.put(parent, "__init_subclass__", original, classmethod(init_subclass))
 
 
 class _Family:
@@ -260,23 +290,29 @@ class _Family:
         """Patch what defines the method for this class: itself, or what it is mixed with."""
         above = self.base.__mro__[1:]
         for kind in cls.__mro__:
-            if kind in above or self._attribute not in vars(kind):
+            if kind in above or kind in self._members or self._attribute not in vars(kind):
                 continue
-            advised = _Advised(self._patches, self._hook.target, self._hook.advice, family=self)
-            advised.owner = kind
-            if self._members.setdefault(kind, advised) is advised:  # and no other thread's
-                found = self._patches.advise(advised, kind, self._attribute)
-                self._patches.put(kind, self._attribute, *found)
+            try:
+                self._join(kind)
+            except Exception as error:  # noqa: BLE001 - one class that is odd, of many
+                self._patches.refuse(f"{kind.__qualname__}.{self._attribute}", error)
+
+    def _join(self, kind: type) -> None:
+        advised = _Advised(self._patches, self._hook.target, self._hook.advice, family=self)
+        advised.owner = kind
+        found = self._patches.advise(advised, kind, self._attribute)
+        if self._members.setdefault(kind, advised) is advised:  # and no other thread's
+            self._patches.put(kind, self._attribute, *found)
 
     def check(self) -> None:
         """Complain of a library that has moved its method: no class has it so far."""
-        if not (self._members or self._hook.optional):
+        if not (self._hook.optional or hasattr(self.base, self._attribute) or self._members):
             raise AttributeError(self._attribute)
 
     def is_parents(self, owner: type | None, instance: object) -> bool:
         """Tell whether a call comes from the override of a subclass, which has been advised."""
         kind = instance if isinstance(instance, type) else type(instance)
-        if kind is owner:
+        if kind is owner or instance is None:  # a static method tells nothing of who calls
             return False
         if not issubclass(kind, self.base):  # of a class that is mixed in elsewhere, too
             return True
@@ -339,14 +375,26 @@ class _Advised:
 
         return _in_place_of(function, called)
 
-    def around_method(self, function: Any) -> Any:
+    def around_held(self, function: Any, owner: object) -> Any:
+        """Return what stands for a function that an instance holds."""
+        if isinstance(function, MethodType) and function.__self__ is owner:
+            # A method again: a copy of the instance, also one out of a pickle, has its own.
+            return MethodType(self.around_method(function.__func__), owner)
+        self.maker = Call(owner, (), {})
+        return self.around(function)
+
+    def around_method(self, function: Any, bind: Callable[[Any], Any] | None = None) -> Any:
         """Return a function that is bound like this one, to an instance or a class."""
         _check(function)
-        is_plain = type(function) is FunctionType
+        is_plain = bind is None and type(function) is FunctionType
 
         def bound(instance: object) -> Any:
+            if bind is not None:
+                return bind(instance)
             # Somebody else's wrapper may tell by being bound who is called.
-            return partial(function, instance) if is_plain else _bound(function, instance)
+            if is_plain:
+                return partial(function, instance)
+            return function.__get__(instance, type(instance))
 
         if inspect.iscoroutinefunction(function):
 
@@ -446,11 +494,6 @@ def _check(function: Any) -> None:
         raise UnsuitableTargetError("a generator function, whose body runs after the call")
 
 
-def _bound(function: Any, instance: object) -> Any:
-    binds = getattr(type(function), "__get__", None)
-    return function if binds is None else binds(function, instance, type(instance))
-
-
 def _in_place_of(function: Any, replacement: Any) -> Any:
     """Make the replacement look like the function."""
     update_wrapper(replacement, function)
@@ -471,38 +514,82 @@ def _coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
     return awaited
 
 
-def _at_the_end_of_import(module: ModuleType, ready: Callable[[ModuleType], None]) -> bool:
+class _Awaited:
+    """A module that is still to be imported, and what is to be done then, once."""
+
+    def __init__(self, module: str, imported: Callable[[ModuleType], None]) -> None:
+        self._module = module
+        self._waiting = [imported]
+
+    def begin(self) -> None:
+        """Do it now if the module is there, else when its import has ended."""
+        self._wait()
+        # wrapt sees an import when it begins. One that began a moment ago is in nobody's list
+        # yet, but soon in `sys.modules`.
+        deadline = time.monotonic() + _BEGINNING_LIMIT
+        while (found := sys.modules.get(self._module)) is None:
+            if self._module not in _imports_under_way() or time.monotonic() > deadline:
+                found = sys.modules.get(self._module)
+                break
+            time.sleep(0.001)
+        if found is not None:
+            self._look(found)
+
+    def forget(self) -> None:
+        """Do nothing any more; wrapt (2.5) offers no way to take a callback back."""
+        self._waiting.clear()
+        hooks: dict[str, list[Any]] = getattr(wrapt.importer, "_post_import_hooks", {})
+        with suppress(KeyError, ValueError):
+            hooks[self._module].remove(self._look)
+            if not hooks[self._module]:
+                del hooks[self._module]
+
+    def _wait(self) -> None:
+        wrapt.register_post_import_hook(self._look, self._module)
+
+    def _look(self, module: ModuleType) -> None:
+        if not (self._waiting and _at_the_end_of_import(module, self._try_again)):
+            with suppress(IndexError):  # another thread was faster, or all was undone
+                self._waiting.pop()(module)
+
+    def _try_again(self) -> None:
+        """Look again after an import has ended: it may have failed, and be tried again."""
+        if self._waiting:
+            self._wait()
+
+
+def _imports_under_way() -> Collection[str]:
+    return getattr(importlib._bootstrap, "_module_locks", ())  # noqa: SLF001
+
+
+def _at_the_end_of_import(module: ModuleType, ended: Callable[[], None]) -> bool:
     """Call back when an import that is under way has ended; False if none is.
 
-    wrapt knows only imports that begin later. The import system notes the end in the module's
-    spec (`importlib._bootstrap._load_unlocked`), so that is where we hear of it, in the thread
-    that imports.
+    The import system notes the end in the module's spec (`importlib._bootstrap._load_unlocked`),
+    so that is where we hear of it, in the thread that imports.
     """
     spec: Any = getattr(module, "__spec__", None)
-    plain = type(spec)
-    if not issubclass(plain, ModuleSpec) or not getattr(spec, "_initializing", False):
+    if not isinstance(spec, ModuleSpec) or not getattr(spec, "_initializing", False):
         return False
+    plain = getattr(type(spec), "plain", type(spec))
 
-    class Telling(plain):  # type: ignore[misc, valid-type]
+    class Reporting(plain):  # type: ignore[misc, valid-type]
         @property
-        def _initializing(self) -> bool:
+        def _initializing(self: Any) -> bool:
             return True
 
         @_initializing.setter
-        def _initializing(self, value: bool) -> None:
+        def _initializing(self: Any, value: bool) -> None:
             self.__class__ = plain
             self._initializing = value
-            if sys.modules.get(module.__name__) is module:  # and the import did not fail
-                ready(module)
+            for listener in vars(self).pop(_LISTENERS, ()):
+                listener()
 
-    spec.__class__ = Telling
-    return True
-
-
-def _forget_import(module: str, imported: Callable[[ModuleType], None]) -> None:
-    """Take a callback back; wrapt (2.5) offers no way to do that."""
-    hooks: dict[str, list[Any]] = getattr(wrapt.importer, "_post_import_hooks", {})
-    with suppress(KeyError, ValueError):
-        hooks[module].remove(imported)
-        if not hooks[module]:
-            del hooks[module]
+    Reporting.plain = plain
+    vars(spec).setdefault(_LISTENERS, []).append(ended)
+    spec.__class__ = Reporting
+    if vars(spec)["_initializing"]:
+        return True
+    spec.__class__ = plain  # it ended just now, in another thread
+    vars(spec).pop(_LISTENERS, None)
+    return False

@@ -29,9 +29,11 @@ from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
     PeriodicExportingMetricReader,
 )
-from otel_queue_bridge import lifecycle, metrics, relay, semconv
+from otel_queue_bridge import instruments, semconv
 from otel_queue_bridge.adapter import SUCCESS, Reading, Task
 from otel_queue_bridge.config import load
+from otel_queue_bridge.forks import lifecycle, relay
+from otel_queue_bridge.forks.sdk import Held
 from otel_queue_bridge.metrics import Measurements
 
 class Exporter(MetricExporter):
@@ -72,12 +74,22 @@ reader = PeriodicExportingMetricReader(exporter, export_interval_millis=float(sy
 provider = MeterProvider([reader])
 busy = 0  # seconds until a forked child, whose reader runs again, comes to what we do in it
 os.register_at_fork(after_in_child=lambda: time.sleep(busy))
-lifecycle.run_at_forks(
-    before=(metrics.hold,),
-    in_parent=(metrics.release,),
-    in_children=(metrics.start_from_nothing, metrics.release, relay.enter_child),
-)
 measured = Measurements("fake", load({"meter_provider": provider}, environment={}))
+
+
+class Participant:
+    def providers(self):
+        return (provider,)
+
+    def enter_child(self, line):
+        measured.report_to(line.count if line is not None else None)
+
+
+lifecycle.join(Participant())
+
+
+def count(system, key, value, *facts):
+    measured.relayed(key, value, *facts)
 
 
 def record(number=0):
@@ -170,7 +182,7 @@ def stressed(forks, patience, setting):
     ("forks", "setting"),
     [
         pytest.param(1000, "", id="alone"),
-        pytest.param(300, 'opened = relay.Relay({"count": measured.relayed}, 20)', id="relayed"),
+        pytest.param(300, 'opened = relay.Relay(lambda: {"count": count}, 20)', id="relayed"),
     ],
 )
 def test_no_child_hangs_that_is_forked_while_threads_record_and_the_reader_exports(forks, setting):
@@ -182,7 +194,7 @@ def test_no_child_hangs_that_is_forked_while_threads_record_and_the_reader_expor
 
 def test_without_us_children_hang():
     """Else the test above could not fail, and there would be nothing to do."""
-    hung, _, _ = stressed(1000, 2, "lifecycle._before.clear(); lifecycle._in_children.clear()")
+    hung, _, _ = stressed(1000, 2, "lifecycle._participants.clear()")
     assert hung
 
 
@@ -229,7 +241,7 @@ def test_what_it_records_itself_begins_with_nothing():
 
 
 def test_without_us_it_exports_its_parents():
-    code = "lifecycle._before.clear(); lifecycle._in_children.clear()\n" + LONG_LIVED
+    code = "lifecycle._participants.clear()\n" + LONG_LIVED
     # At no interval: without us the child hangs if it is forked while the reader is at work.
     code = code.replace("{child}", "").replace("time.sleep(0.005)", "reader.collect()")
     exported, _ = scripted(code, interval=3_600_000)
@@ -274,7 +286,7 @@ def test_a_child_forked_in_the_middle_of_an_export_exports_by_itself():
 
 
 def test_the_sdk_keeps_its_metrics_where_we_look_for_them():
-    """If this fails, the SDK has changed: see `metrics.start_from_nothing`.
+    """If this fails, the SDK has changed: see `forks.sdk`.
 
     The tests above then fail as well, or the warning is all that is left of the clearing.
     """
@@ -282,34 +294,46 @@ def test_the_sdk_keeps_its_metrics_where_we_look_for_them():
         """
         record()
         consumer = provider._measurement_consumer
-        held = [consumer._lock]
+        then = []
         for reader, storage in consumer._reader_storages.items():
-            held += [reader._export_lock, storage._lock]
+            then += [storage._lock]
             ours = [
                 instrument.name
                 for instrument in storage._instrument_view_instrument_matches
-                if instrument.instrumentation_scope.name == metrics.SCOPE
+                if instrument.instrumentation_scope.name == instruments.SCOPE
             ]
-        metrics.start_from_nothing()
-        now = [consumer._lock]
-        left = []
+        held = Held([provider])
+        taken = [consumer._lock.locked(), reader._export_lock.locked()]
+        held.start_over()
+        held.release()
+        now, left = [], []
         for reader, storage in consumer._reader_storages.items():
-            now += [reader._export_lock, storage._lock]
+            now += [storage._lock]
             left += storage._instrument_view_instrument_matches
-        fresh = all(new is not old and type(new) is type(old) for new, old in zip(now, held))
-        leave([sorted(ours), len(left), fresh])
+        fresh = all(new is not old and type(new) is type(old) for new, old in zip(now, then))
+        free = not (consumer._lock.locked() or reader._export_lock.locked())
+        leave([sorted(ours), len(left), taken, fresh, free])
         """,
         interval=3_600_000,
     )
-    assert result == [["task.duration", "task.wait"], 0, True]
+    assert result[0] == ["task.duration", "task.wait"]
+    assert result[1:] == [0, [True, True], True, True]
     assert log == ""
 
 
-def test_an_sdk_that_keeps_them_elsewhere_is_told_and_does_not_fail_the_fork():
+@pytest.mark.parametrize(
+    "moved",
+    [
+        'vars(consumer).pop("_reader_storages")',
+        'vars(consumer._reader_storages[reader]).pop("_instrument_view_instrument_matches")',
+    ],
+)
+def test_an_sdk_that_keeps_them_elsewhere_is_reported_and_does_not_fail_the_fork(moved):
     result, log = scripted(
-        """
+        f"""
         record()
-        provider._somewhere = provider.__dict__.pop("_measurement_consumer")
+        consumer = provider._measurement_consumer
+        {moved}
         pid = os.fork()
         if not pid:
             os._exit(7)
@@ -319,3 +343,35 @@ def test_an_sdk_that_keeps_them_elsewhere_is_told_and_does_not_fail_the_fork():
     )
     assert result == 7
     assert log.count("this SDK keeps its metrics elsewhere") == 1
+
+
+def test_all_is_found_among_many_instruments_and_attribute_sets():
+    result, log = scripted(
+        """
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        import requests
+
+        for number in range(1000):
+            histogram = provider.get_meter(f"user {number % 10}").create_histogram(f"h{number}")
+            histogram.record(1, {"number": number})
+        tracers = TracerProvider()
+        processor = BatchSpanProcessor(InMemorySpanExporter())
+        processor._batch_processor._exporter.session = requests.Session()
+        tracers.add_span_processor(processor)
+        kept = [tracers.get_tracer(f"user {number}") for number in range(1000)]
+        held = Held([provider, tracers])
+        result = [
+            provider._measurement_consumer._lock.locked(),
+            reader._export_lock.locked(),
+            processor._batch_processor._export_lock.locked(),
+            len(held._connections),
+        ]
+        held.release()
+        leave(result)
+        """,
+        interval=3_600_000,
+    )
+    assert result == [True, True, True, 1]
+    assert log == ""

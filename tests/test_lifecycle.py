@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_queue_bridge.lifecycle import flush
+from otel_queue_bridge.forks.lifecycle import flush
 from tests.servers import LIMIT
 
 PATIENCE = int(LIMIT)
@@ -88,7 +88,7 @@ def test_one_that_is_given_twice_is_flushed_once():
 def test_a_hanging_collector_does_not_keep_the_process():
     code = f"""if True:
         import threading
-        from otel_queue_bridge.lifecycle import flush
+        from otel_queue_bridge.forks.lifecycle import flush
         class Collector:
             def force_flush(self):
                 threading.Event().wait({PATIENCE * 10})
@@ -184,11 +184,18 @@ def collector():
 IMPORTING = """
 import importlib, signal, sys, threading
 import urllib3
-from otel_queue_bridge import lifecycle
+from otel_queue_bridge.forks import lifecycle
 from tests.forking import child, reap
 
+class Participant:
+    def providers(self):
+        return ()
+
+    def enter_child(self, line):
+        pass
+
 sys.begun, sys.go_on = threading.Event(), threading.Event()
-lifecycle.run_at_forks(in_children=(lambda: None,))
+lifecycle.join(Participant())
 threading.Thread(target=importlib.import_module, args=("netrc",)).start()
 sys.begun.wait()
 threading.Timer(0.5, sys.go_on.set).start()

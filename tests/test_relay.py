@@ -1,5 +1,5 @@
-# ruff: noqa: SLF001 - the two ends of a pipe have no public names
-"""The pipe from forked children: what they report arrives, and never holds them up."""
+# ruff: noqa: SLF001 - the ends of a pipe have no public names
+"""The pipes from forked children: what they report arrives, and never holds them up."""
 
 import contextlib
 import json
@@ -14,18 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from otel_queue_bridge import metrics, relay
-from otel_queue_bridge.relay import Relay
+from otel_queue_bridge.forks import relay
+from otel_queue_bridge.forks.relay import Line, Relay
 from tests.servers import LIMIT, wait_until
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 
-NAME = ("task.submitted", "{task}", "Tasks handed over to a queue")
-OK = (("messaging.system", "fake"), ("task.name", "ok"))
-ARRIVED = [["messaging.system", "fake"], ["task.name", "ok"]]
-"""The same: JSON has no tuples."""
+OK = ("fake", "submitted", "ok")
+ARRIVED = ("fake", "submitted", "ok")
 LONG = "n" * 3 * select.PIPE_BUF
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
@@ -46,18 +44,34 @@ def recorded():
     return Recorded()
 
 
-def counting(record, patience=PATIENCE):
-    return Relay({"count": record}, patience)
+class Channel:
+    """A relay and a child's line to it, both in this process, as if after a fork."""
+
+    def __init__(self, patience=PATIENCE, **receivers):
+        self.relay = Relay(lambda: receivers, patience)
+        opened = self.relay.open()
+        ((read, write),) = opened._pipes
+        self.receivers = self.relay._receivers
+        self.incoming = relay._Incoming(read)
+        self.relay.listen([self.incoming])
+        self.line = Line(write, tuple(self.receivers))
+        self.send, self.count = self.line.send, self.line.count
+        self.told = self.relay.told
+
+    def close(self):
+        """Let the child end, and then close the relay."""
+        self.line.close()
+        self.relay.close()
 
 
 @pytest.fixture
 def opened(recorded):
-    opened = counting(recorded)
+    opened = Channel(count=recorded)
     yield opened
     opened.close()
 
 
-def stopped(monkeypatch, opened, recorded):
+def stopped(opened, recorded):
     """Make the parent's reader wait in its first record; the function returned lets it go on."""
     reached, let_go = threading.Event(), threading.Event()
 
@@ -66,8 +80,8 @@ def stopped(monkeypatch, opened, recorded):
         let_go.wait(2 * PATIENCE)  # longer than whoever looks on
         recorded(*arguments)
 
-    monkeypatch.setitem(opened._receivers, "count", record)
-    opened.count(*NAME, OK, None)
+    opened.receivers["count"] = record
+    opened.count(*OK)
     assert reached.wait(PATIENCE)
     return let_go.set
 
@@ -78,22 +92,22 @@ def fill(opened):
         pass
     with contextlib.suppress(BlockingIOError):
         while True:
-            os.write(opened._write_end, b" ")
+            os.write(opened.line._end.number, b" ")
 
 
 def test_what_is_sent_is_recorded_as_it_was(opened, recorded):
-    opened.count(*NAME, OK, None)
-    opened.count("task.wait", "s", "Größe\n", (*OK, ("error.type", "a\nb")), 0.25)
+    opened.count("fake", "submitted", None, "ok")
+    opened.count("fake", "wait", 0.25, "Größe\n", "a\nb", None)
     wait_until(lambda: len(recorded.calls) == 2)
     assert recorded.calls == [
-        (*NAME, ARRIVED, None),
-        ("task.wait", "s", "Größe\n", [*ARRIVED, ["error.type", "a\nb"]], 0.25),
+        ("fake", "submitted", None, "ok"),
+        ("fake", "wait", 0.25, "Größe\n", "a\nb", None),
     ]
 
 
 def test_each_kind_goes_to_its_own_receiver():
     counts, spans = Recorded(), Recorded()
-    opened = Relay({"count": counts, "span": spans}, PATIENCE)
+    opened = Channel(count=counts, span=spans)
     assert opened.send("span", 1, [2])
     assert opened.send("count", 3)
     opened.close()
@@ -101,24 +115,24 @@ def test_each_kind_goes_to_its_own_receiver():
 
 
 def test_closing_reads_what_is_left(recorded):
-    opened = counting(recorded)
+    opened = Channel(count=recorded)
     for value in range(200):
-        opened.count(*NAME, OK, value)
+        opened.count(*OK, value)
     opened.close()
     assert [value for *_, value in recorded.calls] == list(range(200))
 
 
 def test_closing_twice_does_nothing(recorded):
-    opened = counting(recorded)
+    opened = Channel(count=recorded)
     opened.close()
     opened.close()
-    assert opened not in relay._relays
+    assert opened.relay not in relay._relays
 
 
-def test_a_full_pipe_drops_with_one_warning_and_never_blocks(monkeypatch, opened, recorded, caplog):
-    go_on = stopped(monkeypatch, opened, recorded)
+def test_a_full_pipe_drops_with_one_warning_and_never_blocks(opened, recorded, caplog):
+    go_on = stopped(opened, recorded)
     sending = threading.Thread(
-        target=lambda: [opened.count(*NAME, OK, value) for value in range(20_000)], daemon=True
+        target=lambda: [opened.count(*OK, value) for value in range(20_000)], daemon=True
     )
     sending.start()
     sending.join(PATIENCE)
@@ -132,12 +146,12 @@ def test_a_full_pipe_drops_with_one_warning_and_never_blocks(monkeypatch, opened
     values = [value for *_, value in recorded.calls[1:]]
     assert values == sorted(values), "nothing is garbled or out of order"
     assert len(values) < 20_000
-    assert len(values) + opened._dropped == 20_000
+    assert len(values) + opened.line._dropped == 20_000
 
 
 def test_a_report_arrives_whole_however_long(recorded):
     """The kernel would cut what is longer than PIPE_BUF, or mix it with another's."""
-    opened = counting(recorded)
+    opened = Channel(count=recorded)
     lengths = [*range(select.PIPE_BUF - 80, select.PIPE_BUF + 20), 60_000]
     texts = ["".join(chr(ord("a") + at % 26) for at in range(length)) for length in lengths]
     for text in texts:
@@ -149,27 +163,27 @@ def test_a_report_arrives_whole_however_long(recorded):
 @pytest.mark.parametrize("length", [64 * 1024, 1024 * 1024])
 def test_a_report_that_no_pipe_holds_is_refused_and_leaves_nothing(opened, recorded, length):
     assert not opened.send("count", "n" * length)
-    opened.count(*NAME, OK, None)
+    opened.count(*OK)
     opened.close()
-    assert recorded.calls == [(*NAME, ARRIVED, None)]
-    assert opened._parts == {}
+    assert recorded.calls == [ARRIVED]
+    assert opened.incoming._parts == {}
 
 
 def test_a_count_that_is_refused_is_lost_with_one_warning(opened, recorded, caplog):
     for _ in range(2):
-        opened.count(*NAME, (("task.name", "n" * 64 * 1024),), None)
-    opened.count(*NAME, OK, None)
+        opened.count(*OK, "n" * 64 * 1024)
+    opened.count(*OK)
     opened.close()
-    assert recorded.calls == [(*NAME, ARRIVED, None)]
+    assert recorded.calls == [ARRIVED]
     assert len(caplog.records) == 1
 
 
 def test_what_is_no_record_does_not_end_the_relay(opened, recorded):
     """A child killed while it wrote, or whatever else may come through."""
-    os.write(opened._write_end, b"junk\n[1, 2]\nnull\n")
-    opened.count(*NAME, OK, None)
+    os.write(opened.line._end.number, b"junk\n[1, 2]\nnull\n")
+    opened.count(*OK)
     wait_until(lambda: recorded.calls)
-    assert recorded.calls == [(*NAME, ARRIVED, None)]
+    assert recorded.calls == [ARRIVED]
 
 
 def test_a_record_that_cannot_be_recorded_does_not_end_the_relay(recorded):
@@ -179,9 +193,9 @@ def test_a_record_that_cannot_be_recorded_does_not_end_the_relay(recorded):
             raise RuntimeError("a view of the user's")
         recorded(*arguments)
 
-    opened = counting(record)
-    opened.count(*NAME, OK, 1)
-    opened.count(*NAME, OK, 2)
+    opened = Channel(count=record)
+    opened.count(*OK, 1)
+    opened.count(*OK, 2)
     opened.close()
     assert [value for *_, value in recorded.calls] == [1, 2]
 
@@ -189,14 +203,15 @@ def test_a_record_that_cannot_be_recorded_does_not_end_the_relay(recorded):
 @forks
 def test_a_writer_that_stays_does_not_keep_the_parent(recorded):
     """A daemon that a task left behind holds the pipe open for ever."""
-    opened = counting(recorded, patience=0.01)
-    kept = os.dup(opened._write_end)
+    opened = Channel(patience=0.01, count=recorded)
+    kept = os.dup(opened.line._end.number)
+    thread = opened.relay._thread
     closing = threading.Thread(target=opened.close, daemon=True)
     closing.start()
     closing.join(PATIENCE)
     late = closing.is_alive()
     os.close(kept)
-    opened._thread.join(PATIENCE)
+    thread.join(PATIENCE)
     assert not late
 
 
@@ -208,17 +223,8 @@ def test_there_are_no_file_descriptors_left(recorded):
 
     before = count()
     for _ in range(20):
-        counting(recorded).close()
+        Channel(count=recorded).close()
     assert count() <= before  # what others have left may be closed meanwhile
-
-
-def test_without_a_relay_a_child_counts_for_itself(monkeypatch):
-    monkeypatch.setattr(metrics, "forward", print)
-    monkeypatch.setattr(relay, "parent", print)
-    monkeypatch.setattr(relay, "_relays", [])
-    relay.enter_child()
-    assert metrics.forward is None
-    assert relay.parent is None
 
 
 # What children tell
@@ -243,8 +249,8 @@ def test_what_was_told_is_returned_once(opened):
 
 @pytest.mark.parametrize("filled", [False, True], ids=["pipe with room", "full pipe"])
 def test_what_was_told_before_is_waited_for(monkeypatch, opened, recorded, filled):
-    monkeypatch.setattr(relay, "_HEARING_LIMIT", PATIENCE)
-    go_on = stopped(monkeypatch, opened, recorded)
+    monkeypatch.setattr(relay, "_READING_LIMIT", PATIENCE)
+    go_on = stopped(opened, recorded)
     opened.send("tell", "last words")
     if filled:
         fill(opened)
@@ -258,8 +264,8 @@ def test_what_was_told_before_is_waited_for(monkeypatch, opened, recorded, fille
 
 @pytest.mark.parametrize("filled", [False, True], ids=["pipe with room", "full pipe"])
 def test_a_reader_that_hangs_does_not_hold_who_asks(monkeypatch, opened, recorded, filled):
-    monkeypatch.setattr(relay, "_HEARING_LIMIT", 0.01)
-    go_on = stopped(monkeypatch, opened, recorded)
+    monkeypatch.setattr(relay, "_READING_LIMIT", 0.01)
+    go_on = stopped(opened, recorded)
     if filled:
         fill(opened)
     asking, answers = asked(opened)
@@ -276,61 +282,85 @@ def test_a_closed_relay_may_be_asked(opened):
     assert opened.told() == {"last words"}
 
 
-def test_who_asks_again_is_not_answered_by_what_came_too_late(monkeypatch, opened, recorded):
-    go_on = stopped(monkeypatch, opened, recorded)
-    monkeypatch.setattr(relay, "_HEARING_LIMIT", 0.01)
-    assert opened.told() == set(), "its mark is still in the pipe"
-    monkeypatch.setattr(relay, "_HEARING_LIMIT", PATIENCE)
-    let_go = threading.Event()
-    opened._receivers["wait"] = lambda: let_go.wait(PATIENCE)
-    opened.send("wait")
+def test_who_asks_again_is_told_what_came_too_late(monkeypatch, opened, recorded):
+    go_on = stopped(opened, recorded)
+    monkeypatch.setattr(relay, "_READING_LIMIT", 0.01)
     opened.send("tell", "last words")
-    write, written = opened._write, threading.Event()
-    opened._write = lambda line: (write(line), written.set())[0]
+    assert opened.told() == set(), "the reader holds it up"
+    monkeypatch.setattr(relay, "_READING_LIMIT", PATIENCE)
     asking, answers = asked(opened)
-    assert written.wait(PATIENCE)
-    go_on()
     asking.join(0.1)
-    let_go.set()
+    go_on()
     asking.join(PATIENCE)
     assert answers == [{"last words"}]
 
 
 def test_what_a_living_child_is_about_to_report_is_not_forgotten(opened, recorded):
-    write, writing = opened._write, iter(range(100))
+    write, writing = opened.line._end.write, iter(range(100))
 
     def write_and_be_asked(line):
         if next(writing) == 1:
-            opened._write = write
+            opened.line._end.write = write
             opened.told()
         return write(line)
 
-    opened._write = write_and_be_asked
+    opened.line._end.write = write_and_be_asked
     assert opened.send("count", LONG)
     opened.close()
     assert recorded.calls == [(LONG,)]
 
 
+def test_a_part_that_a_killed_child_has_left_joins_no_later_report(opened, recorded):
+    """Another process may get its number."""
+    write = opened.line._end.write
+    report = json.dumps(("count", LONG)).encode()
+    for rest in (b"", b"+77.0 more\n"):
+        write(b'^77.0 ["count", "half of a rep\n' + rest)
+        write(b"^77.0 %b\n" % report[:4000])
+        for at in range(4000, len(report), 4000):
+            mark = b"=" if at + 4000 >= len(report) else b"+"
+            write(b"%b77.0 %b\n" % (mark, report[at : at + 4000]))
+    write(b'+78.0 "no beginning"]\n')
+    write(b'=79.0 "no beginning"]\n')
+    opened.close()
+    assert recorded.calls == [(LONG,)] * 2
+
+
 # In a process of their own: forks of pytest's would take its threads' locks along.
 
 PREAMBLE = """
-import json, os, sys
+import json, os, sys, threading
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from otel_queue_bridge import lifecycle, metrics, relay
-from otel_queue_bridge.adapter import SUCCESS, Task
+from otel_queue_bridge.adapter import SUCCESS, Outcome, Task
 from otel_queue_bridge.config import load
+from otel_queue_bridge.forks import lifecycle, relay
 from otel_queue_bridge.metrics import Measurements
 from tests.forking import child, reap
 
-lifecycle.run_at_forks(in_children=(metrics.start_from_nothing, relay.enter_child))
 reader = InMemoryMetricReader()
-config = load({"meter_provider": MeterProvider([reader])}, environment={})
-measured = Measurements("fake", config)
+provider = MeterProvider([reader])
+measured = Measurements("fake", load({"meter_provider": provider}, environment={}))
 task = Task("ok", "queue")
 
-def relaying():
-    return relay.Relay({"count": measured.relayed}, 20)
+class Participant:
+    line = None
+
+    def providers(self):
+        return (provider,)
+
+    def enter_child(self, line):
+        self.line = line
+        measured.report_to(line.count if line and "count" in line.kinds else None)
+
+participant = Participant()
+lifecycle.join(participant)
+
+def count(system, key, value, *facts):
+    measured.relayed(key, value, *facts)
+
+def relaying(patience=20, **receivers):
+    return relay.Relay(lambda: receivers or {"count": count}, patience)
 
 def submit(times):
     for _ in range(times):
@@ -376,7 +406,7 @@ def test_what_many_children_record_at_once_is_recorded_by_the_parent():
 
         reap(*[child(work) for _ in range(8)])
         opened.close()
-        print(json.dumps([totals(), metrics.forward is None]))
+        print(json.dumps([totals(), measured._send is None]))
     """)
     assert arrived == {
         "task.submitted": 401,
@@ -450,7 +480,7 @@ def test_a_child_that_brings_its_own_sdk_counts_for_itself():
         from opentelemetry.metrics import set_meter_provider
         from opentelemetry.sdk.trace import TracerProvider
         from otel_queue_bridge.adapter import Adapter
-        from otel_queue_bridge.instrumentor import Bridge
+        from otel_queue_bridge.bridge import Bridge
 
         config = load({"tracer_provider": TracerProvider()}, environment={})
         bridge = Bridge(Adapter("fake", (), ()), config)
@@ -459,7 +489,7 @@ def test_a_child_that_brings_its_own_sdk_counts_for_itself():
 
         def work():
             set_meter_provider(their_own)
-            bridge.measurements.submitted(task, None, 0.01)
+            bridge._measurements.submitted(task, None, 0.01)
             os.write(write, json.dumps(totals()).encode())
 
         their_own = MeterProvider([reader := InMemoryMetricReader()])
@@ -522,12 +552,14 @@ def test_a_child_that_closes_its_copy_writes_into_nobodys_file():
 
         def work():
             opened.close()
+            number = participant.line._end.number
+            lifecycle.leave(participant)
             with tempfile.TemporaryFile() as file:
-                os.dup2(file.fileno(), opened_as)
+                os.dup2(file.fileno(), number)
                 submit(1)
+                participant.line.close()
                 assert file.seek(0, 2) == 0
 
-        opened_as = opened._write_end
         reap(child(work))
         opened.close()
         print(json.dumps("clean"))
@@ -540,7 +572,7 @@ def test_a_child_that_closes_its_copy_writes_into_nobodys_file():
 def test_a_full_pipe_does_not_hold_a_child():
     dropped, _ = scripted(f"""
         import signal
-        opened = relay.Relay({{"count": lambda *_: signal.pause()}}, 20)  # it reads no more
+        opened = relaying(count=lambda *_: threading.Event().wait())  # it reads no more
         pid = child(lambda: submit(20_000))
         signal.alarm({PATIENCE})
         reap(pid)
@@ -560,7 +592,7 @@ def test_what_dead_children_told_is_known_at_once_and_told_once():
         def telling(word):
             def work():
                 submit(50)
-                assert relay.parent.send("tell", word)
+                assert participant.line.send("tell", word)
             return work
 
         reap(*[child(telling(word)) for word in words])
@@ -572,7 +604,7 @@ def test_what_dead_children_told_is_known_at_once_and_told_once():
 def test_a_childs_child_that_stays_does_not_hold_who_asks():
     """It keeps the pipe open: there is no end to wait for."""
     assert scripted("""
-        relay._HEARING_LIMIT = 1000
+        relay._READING_LIMIT = 1000
         opened = relaying()
         read, write = os.pipe()
 
@@ -582,7 +614,7 @@ def test_a_childs_child_that_stays_does_not_hold_who_asks():
 
         def work():
             child(stay)
-            relay.parent.send("tell", "gone")
+            participant.line.send("tell", "gone")
 
         reap(child(work))
         print(json.dumps(sorted(opened.told())))
@@ -595,26 +627,37 @@ def test_half_reports_of_killed_children_do_not_pile_up():
     left, told, arrived = scripted("""
         import signal
         arrived = []
-        opened = relay.Relay({"long": arrived.append}, 20)
+        opened = relaying(long=arrived.append)
+        tell, told = os.pipe(), os.pipe()
 
-        def work():
-            write = opened._write
+        def grandchild():
+            end = participant.line._end
+            write = end.write
 
             def write_and_die(line):
                 write(line)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-            relay.parent.send("tell", str(os.getpid()))
-            opened._write = write_and_die
-            opened.send("long", "n" * 20_000)
+            participant.line.send("tell", str(os.getpid()))
+            end.write = write_and_die
+            participant.line.send("long", "n" * 20_000)
 
-        for _ in range(40):
-            os.waitpid(child(work), 0)
-        told = len(opened.told())
-        left = len(opened._parts)
-        opened.send("long", "whole")
+        def work():
+            for _ in range(40):
+                os.waitpid(child(grandchild), 0)
+            os.write(tell[1], b"!")
+            os.read(told[0], 1)
+            participant.line.send("long", "whole")
+
+        pid = child(work)
+        os.read(tell[0], 1)
+        words = len(opened.told())
+        (incoming,) = opened._incoming
+        left = len(incoming._parts)
+        os.write(told[1], b"!")
+        reap(pid)
         opened.close()
-        print(json.dumps([left, told, arrived]))
+        print(json.dumps([left, words, arrived]))
     """)
     assert 0 < left < 40
     assert (told, arrived) == (40, ["whole"])
@@ -630,9 +673,8 @@ def test_long_reports_of_several_children_at_once_arrive_whole():
         logging.getLogger("otel_queue_bridge").addHandler(handler)
 
         arrived = []
-        opened = relay.Relay(
-            {"long": lambda *report: arrived.append([*report[:2], report[2] == text(*report[:2])])},
-            20,
+        opened = relaying(
+            long=lambda *report: arrived.append([*report[:2], report[2] == text(*report[:2])])
         )
         read, write = os.pipe()
 
@@ -644,7 +686,7 @@ def test_long_reports_of_several_children_at_once_arrive_whole():
                 os.close(write)
                 os.read(read, 1)  # until all are there
                 for turn in range(20):
-                    while not opened.send("long", number, turn, text(number, turn)):
+                    while not participant.line.send("long", number, turn, text(number, turn)):
                         time.sleep(0.001)
             return work
 

@@ -34,10 +34,12 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from otel_queue_bridge import interrupts, spans
-from tests.servers import LIMIT
+from otel_queue_bridge import failures
+from otel_queue_bridge.forks import spans
 
 ROOT = Path(__file__).parents[1]
+from tests.servers import LIMIT
+
 PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 
@@ -89,9 +91,19 @@ class Fork:
             schema_url="https://example.org/schema",
             attributes={"team": "Grüße", "on": True, "ports": (1, 2)},
         )
+        self.diversion = None
 
-    def divert(self):
-        spans.divert([self.child], self.pipe)
+    def divert(self, *others, parents=None):
+        """Send on what ends here, as a child does that the parent exports for."""
+        self.diversion = spans.Diversion([self.child, *others], parents, self.pipe)
+
+    def undivert(self):
+        """Export here again, as a child's child does."""
+        if self.diversion is not None:
+            self.diversion.undo()
+
+    def all_diverted(self):
+        return self.diversion.covers_all()
 
     def exported(self):
         """Return what the exporter got by now, at whichever side."""
@@ -101,7 +113,7 @@ class Fork:
     def arrived(self):
         """Let the parent receive all that was sent; return what its exporter got of it."""
         assert self.exported() == ()
-        spans.enter_child()  # the processor is the parent's again
+        self.undivert()  # the processor is the parent's again
         for kind, *report in tuple(self.pipe.sent):
             assert kind == "span"
             spans.receive([self.parent], *report)
@@ -109,9 +121,7 @@ class Fork:
 
 
 @pytest.fixture
-def forked(monkeypatch):
-    monkeypatch.setattr(spans, "_remembered", ())  # of relays that others opened
-    monkeypatch.setattr(spans, "_inherited", None)
+def forked():
     made = []
 
     def make(*arguments, **options):
@@ -120,8 +130,8 @@ def forked(monkeypatch):
         return made[-1]
 
     yield make
-    spans.enter_child()
     for fork in made:
+        fork.undivert()
         fork.child.shutdown()
         fork.parent.shutdown()
 
@@ -340,13 +350,13 @@ def test_both_of_the_sdks_processors_are_stood_in_for(forked, kind):
     fork = forked(kind)
     plain(fork.tracer)
     assert fork.exported() == ()
-    assert spans.all_diverted()
+    assert fork.all_diverted()
     assert same(fork) == 1
 
 
 def test_each_exporter_gets_each_span_once(forked):
     fork = forked()
-    spans.enter_child()
+    fork.undivert()
     other = InMemorySpanExporter()
     another = SimpleSpanProcessor(other)
     fork.child.add_span_processor(another)
@@ -359,11 +369,12 @@ def test_each_exporter_gets_each_span_once(forked):
 def test_each_provider_gets_its_own(forked):
     """The one that was handed to us, and the global one."""
     one, two = forked(), forked()
-    spans.enter_child()
-    spans.divert([one.child, two.child], one.pipe)
+    one.undivert()
+    two.undivert()
+    one.divert(two.child)
     plain(one.tracer)
     child(two.tracer)
-    spans.enter_child()
+    one.undivert()
     for _, *report in tuple(one.pipe.sent):
         spans.receive([one.parent, two.parent], *report)
     assert [span.resource is one.parent.resource for span in one.exported()] == [True]
@@ -374,7 +385,7 @@ def test_a_span_of_a_processor_that_is_gone_is_nobodys(forked):
     fork = forked()
     plain(fork.tracer)
     ((_, processor_id, packed),) = fork.pipe.sent
-    spans.enter_child()
+    fork.undivert()
     spans.receive([fork.parent, NoOpTracerProvider()], processor_id + 1, packed)
     assert fork.exported() == ()
 
@@ -395,7 +406,7 @@ def test_a_span_that_is_not_sampled_goes_nowhere(forked):
     assert len(fork.seeing.ended) == 1
     assert fork.pipe.sent == []
     assert fork.exported() == ()
-    assert spans.all_diverted()
+    assert fork.all_diverted()
 
 
 # What the child exports itself
@@ -413,7 +424,7 @@ def test_a_span_with_a_value_that_cannot_go_is_exported_by_the_child(forked, whe
     plain(fork.tracer)
     assert [span.name for span in fork.exported()] == ["raw"]
     assert len(fork.pipe.sent) == 1
-    assert not spans.all_diverted()
+    assert not fork.all_diverted()
 
 
 @pytest.mark.parametrize("kind", [SimpleSpanProcessor, BatchSpanProcessor])
@@ -425,58 +436,61 @@ def test_a_span_that_finds_the_pipe_full_is_exported_by_the_child(forked, kind):
     plain(fork.tracer)
     assert [span.name for span in fork.exported()] == ["child", "parent"]
     assert [packed[0] for _, _, packed in fork.pipe.sent] == ["Grüße \U0001f680"]
-    assert not spans.all_diverted(), "what was kept is still to be exported"
+    assert not fork.all_diverted(), "what was kept is still to be exported"
 
 
-def test_only_a_diverted_process_has_nothing_to_export(forked):
-    assert not spans.all_diverted()
-    forked()
-    assert spans.all_diverted()
-    spans.enter_child()
-    assert not spans.all_diverted()
-
-
-def test_what_is_diverted_again_knows_what_it_has_kept(forked):
-    """A child may run several tasks."""
+def test_what_the_parent_has_not_is_exported_by_the_child(forked):
+    """A processor that was added after the fork."""
     fork = forked()
-    fork.pipe.full = True
+    fork.undivert()
+    fork.divert(parents=frozenset({id(fork.processor) + 1}))
     plain(fork.tracer)
-    fork.pipe.full = False
-    fork.divert()
-    plain(fork.tracer)
-    assert len(fork.exported()) == len(fork.pipe.sent) == 1
-    assert not spans.all_diverted()
+    assert len(fork.exported()) == 1
+    assert fork.pipe.sent == []
+    assert not fork.all_diverted()
+
+
+def test_a_provider_that_came_later_has_spans_of_its_own(forked):
+    fork, late = forked(), Fork()
+    assert fork.diversion.covers_all(fork.child, NoOpTracerProvider())
+    assert not fork.diversion.covers_all(late.child)
 
 
 def test_a_childs_child_exports_again(forked):
     fork = forked()
     child(fork.tracer)
-    spans.enter_child()
+    fork.undivert()
     plain(fork.tracer)
     assert [span.name for span in fork.exported()] == ["Grüße \U0001f680"]
     assert vars(fork.processor).keys() == vars(SimpleSpanProcessor(fork.exporter)).keys()
     assert len(fork.pipe.sent) == 2
 
 
-def test_a_time_limit_that_strikes_on_the_way_to_the_pipe_is_the_jobs(monkeypatch):
-    class TimeLimit(Exception):  # noqa: N818 - the host's names are the host's
-        pass
+class TimeLimit(Exception):  # noqa: N818 - the host's names are the host's
+    pass
 
+
+def test_a_time_limit_that_strikes_on_the_way_to_the_pipe_is_the_jobs(forked):
     def struck(*_):
         raise TimeLimit
 
-    monkeypatch.setattr(interrupts, "_names", {"TimeLimit"})
     fork = Fork()
-    spans.divert([fork.child], struck)
-    with pytest.raises(TimeLimit):
-        fork.child.get_tracer("user").start_span("one").end()
+    fork.pipe = struck
+    fork.divert()
+    failures.expect(fork, [f"{__name__}:TimeLimit"])
+    try:
+        with pytest.raises(TimeLimit):
+            fork.child.get_tracer("user").start_span("one").end()
+    finally:
+        failures.forget(fork)
 
 
 def test_without_an_sdk_there_is_nothing_to_divert():
     pipe = Pipe()
-    spans.divert([NoOpTracerProvider(), trace.ProxyTracerProvider()], pipe)
+    providers = [NoOpTracerProvider(), trace.ProxyTracerProvider()]
+    diversion = spans.Diversion(providers, frozenset(), pipe)
     trace.NoOpTracer().start_span("span").end()
-    spans.enter_child()
+    diversion.undo()
     assert pipe.sent == []
 
 
@@ -539,15 +553,16 @@ def test_a_users_own_processor_runs_in_the_child_as_ever(forked, kind, holds, la
     exporter = InMemorySpanExporter()
     own = kind(exporter)
     if not late:
-        spans.enter_child()
+        fork.undivert()
     fork.child.add_span_processor(own)
-    fork.divert()
+    if not late:
+        fork.divert()
     child(fork.tracer)
     assert own.started == ["parent", "child"]
     assert own.ended == ["child", "parent"]
     assert [span.name for span in exporter.get_finished_spans()] == ["child", "parent"]
     assert len(fork.pipe.sent) == 2
-    assert spans.all_diverted() is not holds
+    assert fork.all_diverted() is not holds
 
 
 class Delegating:
@@ -564,7 +579,7 @@ def test_a_processor_of_no_known_kind_may_hold_spans(forked):
     fork = forked()
     fork.child.add_span_processor(Delegating(SimpleSpanProcessor(InMemorySpanExporter())))
     plain(fork.tracer)
-    assert not spans.all_diverted()
+    assert not fork.all_diverted()
 
 
 # What the SDK does not promise
@@ -582,7 +597,7 @@ def test_the_sdk_keeps_its_processors_where_we_look_for_them(kind):
 
 
 def test_the_sdk_asks_a_processor_for_its_on_end_each_time():
-    """If this fails, the SDK has changed: see `spans._Diversion`."""
+    """If this fails, the SDK has changed: see `spans.Diversion`."""
     provider = TracerProvider()
     tracer = provider.get_tracer("test")
     processor, ended = Seeing(), []
@@ -601,15 +616,32 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from otel_queue_bridge import lifecycle, relay, spans
+from otel_queue_bridge.forks import lifecycle, relay, spans
 from tests.forking import child, reap
-
-lifecycle.run_at_forks(in_children=(relay.enter_child, spans.enter_child))
 exporter = InMemorySpanExporter()
 provider = TracerProvider(resource=Resource.create({"service.name": "shop"}))
 provider.add_span_processor({kind}(exporter))
 tracer = provider.get_tracer("test")
-opened = relay.Relay({"span": partial(spans.receive, [provider])}, 20)
+
+class Participant:
+    line = diversion = None
+
+    def providers(self):
+        return (provider,)
+
+    def enter_child(self, line):
+        self.line = line
+        if self.diversion is not None:
+            self.diversion.undo()
+            self.diversion = None
+
+participant = Participant()
+lifecycle.join(participant)
+
+def relaying(receive=partial(spans.receive, [provider])):
+    return relay.Relay(lambda: {"span": receive}, 20)
+
+opened = relaying()
 
 def record(name, **attributes):
     tracer.start_span(name, attributes=attributes).end()
@@ -621,10 +653,13 @@ def exported():
 def diverted(*actions):
     # what a child does whose parent exports for it
     def work():
-        spans.divert([provider], relay.parent.send)
+        participant.diversion = spans.Diversion([provider], None, participant.line.send)
         for action in actions:
             action()
     return work
+
+def all_diverted():
+    return participant.diversion is not None and participant.diversion.covers_all()
 
 def leave(*result):
     print(json.dumps(result))
@@ -666,7 +701,7 @@ def test_the_parent_exports_what_its_children_recorded_as_its_own(kind):
             os.read(read, 1)  # until all are there: what arrived before would be inherited
             record("first %d" % number)
             record("second %d" % number)
-            assert spans.all_diverted()
+            assert all_diverted()
             assert exported() == [], exported()
 
         pids = [child(diverted(partial(work, number))) for number in range(4)]
@@ -711,7 +746,7 @@ def test_a_childs_forked_child_exports_by_itself_again(kind):
         kind,
         """
         def grandchild():
-            assert not spans.all_diverted()
+            assert not all_diverted()
             record("grandchild")
             assert exported() == ["grandchild"], exported()
 
@@ -719,7 +754,7 @@ def test_a_childs_forked_child_exports_by_itself_again(kind):
             record("before")
             reap(child(grandchild))
             record("after")
-            assert spans.all_diverted()
+            assert all_diverted()
             assert exported() == [], exported()
 
         reap(child(diverted(work)))
@@ -738,9 +773,9 @@ def test_a_span_that_the_pipe_does_not_hold_is_exported_by_the_child(kind):
         def work():
             record("small")
             record("long", text="n" * 20_000)
-            assert spans.all_diverted()
+            assert all_diverted()
             record("endless", text="n" * 64 * 1024)
-            assert not spans.all_diverted()
+            assert not all_diverted()
             assert exported() == ["endless"], exported()
 
         reap(child(diverted(work)))
@@ -764,12 +799,12 @@ def test_a_child_whose_parent_is_gone_exports_by_itself(kind):
             while os.getppid() == opener:
                 time.sleep(0.01)
             record("late")
-            os.write(write, json.dumps([exported(), spans.all_diverted()]).encode())
+            os.write(write, json.dumps([exported(), all_diverted()]).encode())
 
         def parent():
             global opener
             opener = os.getpid()
-            opened = relay.Relay({"span": print}, 20)
+            opened = relaying(print)
             child(diverted(orphan))
 
         reap(child(parent))
@@ -785,16 +820,19 @@ from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from otel_queue_bridge.adapter import Adapter
 from otel_queue_bridge.config import load
-from otel_queue_bridge.instrumentor import Bridge
+from otel_queue_bridge.bridge import Bridge
 
 opened.close()
+lifecycle.leave(participant)
 told, tells = os.pipe()
 
-def bridged(work, **options):
+def bridged(work, relays=True, **options):
     # leave what the parent exports, and what the child does, that runs this
     config = load({"flush_timeout": 20, **options}, environment={})
     bridge = Bridge(Adapter("fake", (), ()), config)
     opened = bridge.relay()
+    if not relays:
+        opened.close()
 
     def horse():
         held = work(bridge)
@@ -834,13 +872,28 @@ def test_who_exports_is_the_users_choice(horse_export, parents, childs):
 def test_without_a_relay_a_child_exports_by_itself():
     assert bridged("""
         def work(bridge):
-            relay.parent = None
             bridge.relay_spans()
             record("span")
             return exporter
 
-        bridged(work, tracer_provider=provider)
+        bridged(work, relays=False, tracer_provider=provider)
     """) == [[], ["span"]]
+
+
+@forks
+def test_a_child_that_runs_several_tasks_exports_what_it_has_kept_of_an_earlier_one():
+    assert bridged("""
+        trace.set_tracer_provider(provider)
+
+        def work(bridge):
+            bridge.relay_spans()
+            record("endless", text="n" * 64 * 1024)
+            bridge.relay_spans()
+            record("small")
+            return exporter
+
+        bridged(work)
+    """) == [["small"], ["endless"]]
 
 
 @forks

@@ -245,6 +245,12 @@ class Relay:
 
     def told(self) -> set[str]:
         """Return what children have told since the last call, the dead ones all that they had."""
+        self._read_now()
+        told = self._told.copy()
+        self._told -= told
+        return told
+
+    def _read_now(self) -> None:
         # What a dead child has written is in its pipe by now: read it here, whoever else does.
         if self._lock.acquire(timeout=_READING_LIMIT):
             try:
@@ -252,16 +258,13 @@ class Relay:
                     self._receive(incoming)
             finally:
                 self._lock.release()
-        told = self._told.copy()
-        self._told -= told
-        return told
 
     def close(self) -> None:
         """Read what the children have left, and end."""
         if self not in _relays:
             return
         _relays.remove(self)
-        self.told()
+        self._read_now()
         thread, wake = self._thread, self._wake
         self._closed = True
         if wake is not None:

@@ -11,8 +11,13 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
+from enum import Enum
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
 
 from otel_queue_bridge.instruments import SCOPE, all_instruments
 
@@ -48,33 +53,38 @@ class Held:
         if "urllib3" in sys.modules:
             for name in _IMPORTED_LATE:
                 import_module(name)
+        self._providers = tuple(providers)
         self._consumers: list[Any] = []
         self._exporting: list[Any] = []
         self._connections: list[Any] = []
-        self._find(providers)
-        self._locks: list[Any] = []
+        self._find()
+        self._held: list[Any] = []
+        self._missed: list[tuple[Any, str, Any]] = []
         deadline = time.monotonic() + _HOLDING_LIMIT
-        for owner, name in self._owners():
+        for owner, name in (
+            *((consumer, "_lock") for consumer in self._consumers),
+            *((exporting, "_export_lock") for exporting in self._exporting),
+        ):
             lock = getattr(owner, name)
             if lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                self._locks.append(lock)
+                self._held.append(lock)
+            else:
+                self._missed.append((owner, name, lock))
 
-    def _owners(self) -> Iterable[tuple[Any, str]]:
-        yield from ((consumer, "_lock") for consumer in self._consumers)
-        yield from ((exporting, "_export_lock") for exporting in self._exporting)
-
-    def _find(self, providers: Iterable[object]) -> None:
+    def _find(self) -> None:
         seen: set[int] = set()
-        waiting: list[object] = list(providers)
+        waiting: deque[object] = deque(self._providers)
         while waiting and len(seen) < _WALKED:
-            part = waiting.pop(0)
-            if id(part) in seen:
+            part = waiting.popleft()
+            kind = _kind_of(type(part))  # type: ignore[arg-type] # it is hashable
+            if kind is _Kind.OTHER or id(part) in seen:
                 continue
             seen.add(id(part))
-            modules = {base.__module__.partition(".")[0] for base in type(part).__mro__}
-            if modules & {"requests", "urllib3"}:
+            if kind is _Kind.CONNECTION:
                 self._connections.append(part)
-            elif "opentelemetry" in modules:
+            elif kind is _Kind.CONTAINER:
+                waiting.extend(part)  # type: ignore[arg-type]
+            else:
                 slots = (getattr(part, name, None) for name in getattr(type(part), "__slots__", ()))
                 attributes = vars(part) if hasattr(part, "__dict__") else {}
                 # Batch processors of spans and logs, and periodic readers of metrics.
@@ -82,21 +92,23 @@ class Held:
                     self._exporting.append(part)
                 if "_reader_storages" in attributes and "_lock" in attributes:
                     self._consumers.append(part)
-                waiting.extend(attributes.values() or slots)
-            elif isinstance(part, (tuple, list, set, frozenset, dict)):
-                waiting.extend(part)
+                    waiting.extend(attributes["_reader_storages"])  # and not all that is counted
+                else:
+                    waiting.extend(attributes.values() or slots)
 
     def release(self) -> None:
         """After the fork, in either process: let everybody go on."""
-        while self._locks:
-            self._locks.pop().release()
+        while self._held:
+            self._held.pop().release()
 
     def start_over(self) -> None:
         """In the child: have it export as if it had just begun."""
         self._drop_connections()
-        for owner, name in self._owners():
-            if getattr(owner, name) not in self._locks:  # whoever held it is not in this process
+        for owner, name, lock in self._missed:
+            if getattr(owner, name) is lock:  # whoever holds it is not in this process
                 setattr(owner, name, threading.Lock())
+        if not self._consumers and any(map(_is_sdks, self._providers)):
+            _logger.warning("this SDK keeps its metrics elsewhere (no %s)", "_reader_storages")
         try:
             for consumer in self._consumers:
                 _forget_ours(consumer)
@@ -132,6 +144,33 @@ class Held:
             elif isinstance(found, urllib3.PoolManager):
                 _inherited.append(found.pools)
                 found.pools = type(found.pools)(found.pools._maxsize)  # noqa: SLF001
+
+
+class _Kind(Enum):
+    """What an object is to the search."""
+
+    CONNECTION = 1
+    PART = 2
+    CONTAINER = 3
+    OTHER = 4
+
+
+@lru_cache(maxsize=1000)
+def _kind_of(kind: type) -> _Kind:
+    if issubclass(kind, (tuple, list, set, frozenset, dict)):
+        return _Kind.CONTAINER
+    # As many as the user likes, and they lead to nothing that their provider does not lead to.
+    made = issubclass(kind, (trace.Tracer, metrics.Meter, metrics.Instrument))
+    if made or kind.__name__ == "InstrumentationScope":
+        return _Kind.OTHER
+    modules = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    if modules & {"requests", "urllib3"}:
+        return _Kind.CONNECTION
+    return _Kind.PART if "opentelemetry" in modules else _Kind.OTHER
+
+
+def _is_sdks(provider: object) -> bool:
+    return type(provider).__module__.startswith("opentelemetry.sdk.metrics")
 
 
 def _forget_ours(consumer: Any) -> None:
