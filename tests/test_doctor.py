@@ -144,6 +144,10 @@ MISTAKES = {
         {f"{VARIABLE}NAMIGN": "task"},
         ("options", "problem", f"{VARIABLE}NAMIGN does not exist", f"{VARIABLE}NAMING"),
     ),
+    "option like none of ours": (
+        {f"{VARIABLE}ZZZ": "1"},
+        ("options", "problem", f"{VARIABLE}ZZZ does not exist", f"unset {VARIABLE}ZZZ"),
+    ),
     "bad option": (
         {f"{VARIABLE}RELATION": "sibling"},
         ("options", "problem", "allowed are child, link, none", f"unset {VARIABLE}RELATION"),
