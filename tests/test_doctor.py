@@ -20,8 +20,8 @@ import pytest
 
 from otel_queue_bridge.cli import masking
 from otel_queue_bridge.cli.doctor import broker, probe, tracing
-from otel_queue_bridge.otlp import Receiver
 from otel_queue_bridge.config import OPTIONS, VARIABLE
+from otel_queue_bridge.otlp import Receiver
 from tests.servers import free_port
 
 if TYPE_CHECKING:
