@@ -207,7 +207,9 @@ class Instruments:
             thread.join(_REGISTERING_LIMIT)
 
     def _register(self) -> None:
-        for name in tuple(self._pending):
+        # Histograms first: the SDK takes them while it collects, and they keep few records so long.
+        waiting = tuple(self._pending)
+        for name in sorted(waiting, key=lambda name: not isinstance(self._made[name], Histogram)):
             register = self._pending.get(name)
             if register is None:
                 continue

@@ -20,8 +20,8 @@ import pytest
 
 from otel_queue_bridge.cli import masking
 from otel_queue_bridge.cli.doctor import broker, probe, tracing
-from otel_queue_bridge.otlp import Receiver
 from otel_queue_bridge.config import OPTIONS, VARIABLE
+from otel_queue_bridge.otlp import Receiver
 from tests.servers import LIMIT, free_port
 
 if TYPE_CHECKING:
@@ -143,6 +143,10 @@ MISTAKES = {
     "misspelt option": (
         {f"{VARIABLE}NAMIGN": "task"},
         ("options", "problem", f"{VARIABLE}NAMIGN does not exist", f"{VARIABLE}NAMING"),
+    ),
+    "option like none of ours": (
+        {f"{VARIABLE}ZZZ": "1"},
+        ("options", "problem", f"{VARIABLE}ZZZ does not exist", f"unset {VARIABLE}ZZZ"),
     ),
     "bad option": (
         {f"{VARIABLE}RELATION": "sibling"},

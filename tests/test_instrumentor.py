@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from otel_queue_bridge import ConfigError, instrument, instrumentor, uninstrument
 from otel_queue_bridge.adapter import Adapter, BuiltIn, Hook, Task
 from otel_queue_bridge.config import VARIABLE
-from otel_queue_bridge.instrumentor import QueueInstrumentor, adapters, settle_conflicts
+from otel_queue_bridge.instrumentor import QueueInstrumentor, adapters, resolve_conflicts
 from tests import fakelib
 
 RIVAL = "made_up_rival:Rival"
@@ -312,7 +312,7 @@ def test_a_span_processor_that_fails_does_not_reach_the_host(
         carrier = {"traceparent": f"00-{7:032x}-{7:016x}-01"}
         exchange = recorder.exchange("request", [carrier], {})
         yield
-        exchange.end()
+        exchange.close()
 
     def fail(*_, **__):
         raise fakelib.Boom
@@ -461,7 +461,7 @@ def test_what_a_library_records_itself_is_replaced_and_one_line_says_so(
     monkeypatch.setenv(TELEMETRY, "True")
     assert theirs.run() == ["run", "completed"]
     loaded("fake").instrument(skip_dep_check=True, tracer_provider=provider)
-    settle_conflicts()
+    resolve_conflicts()
     assert names() == ["fake submit mail"]
     assert theirs.run() == []
     (record,) = caplog.records
@@ -549,7 +549,7 @@ def both(rival, order, **options):
     loaded("fake").instrument(skip_dep_check=True, **options)
     if order == "rival last":
         rival.instrument()
-    settle_conflicts()
+    resolve_conflicts()
 
 
 @pytest.mark.parametrize("order", ["rival first", "rival last"])
@@ -577,7 +577,7 @@ def test_a_rival_that_wraps_the_same_function_is_replaced(rival, names, provider
 
 def test_a_rival_that_is_off_is_no_conflict(rival, names, provider, caplog):
     loaded("fake").instrument(skip_dep_check=True, tracer_provider=provider)
-    settle_conflicts()
+    resolve_conflicts()
     assert names() == ["fake submit mail"]
     assert caplog.records == []
 
@@ -597,7 +597,7 @@ def test_a_rival_that_was_never_imported_is_not_imported_by_us(
 def test_settling_again_says_nothing(rival, provider, caplog):
     both(rival, "rival first", tracer_provider=provider)
     caplog.clear()
-    settle_conflicts()
+    resolve_conflicts()
     assert caplog.records == []
 
 

@@ -9,8 +9,6 @@ import pytest
 from opentelemetry import metrics as api
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_queue_bridge import semconv
 from otel_queue_bridge.adapter import (
@@ -19,62 +17,52 @@ from otel_queue_bridge.adapter import (
     REJECTED,
     RETRY,
     SUCCESS,
+    Adapter,
     Outcome,
     Reading,
     Task,
     failed,
 )
+from otel_queue_bridge.bridge import Bridge
 from otel_queue_bridge.config import load
-from otel_queue_bridge.metrics import SCOPE, Measurements
-from otel_queue_bridge.operation import Operations
+from otel_queue_bridge.metrics import Measurements
+from tests.collected import Collected
 from tests.servers import LIMIT
 
 PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 
 
-class Bench:
+class Bench(Collected):
     """The measurements of made-up queues on one SDK, and what its reader collects."""
 
-    def __init__(self):
-        self.reader = InMemoryMetricReader()
-        self.provider = MeterProvider([self.reader])
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._bridges = []
 
     def measurements(self, system="fake", **options):
         return Measurements(system, self.config(**options))
 
+    def bridge(self, **options):
+        """Return a whole queue: here the outcomes become attributes."""
+        self._bridges.append(Bridge(Adapter("fake", (), ()), self.config(**options)))
+        assert self._bridges[-1].active() or not options.get("metrics", True)
+        return self._bridges[-1]
+
     def config(self, **options):
         return load({"meter_provider": self.provider, **options}, environment={})
 
-    def collect(self):
-        """Return our metrics by name."""
-        data = self.reader.get_metrics_data()
-        resources = data.resource_metrics if data else ()
-        scopes = [scope for resource in resources for scope in resource.scope_metrics]
-        ours = [scope for scope in scopes if scope.scope.name == SCOPE]
-        found = [metric for scope in ours for metric in scope.metrics]
-        assert len({metric.name for metric in found}) == len(found)
-        return {metric.name: metric for metric in found}
-
-    def points(self, metric):
-        found = self.collect().get(metric)
-        return [] if found is None else list(found.data.data_points)
-
-    def totals(self, metric, *attributes):
-        """Return count or value by the values of these attributes."""
-        result = {}
-        for point in self.points(metric):
-            key = tuple(point.attributes.get(name) for name in attributes)
-            value = getattr(point, "value", None)
-            result[key] = result.get(key, 0) + (point.count if value is None else value)
-        return result
+    def close(self):
+        for bridge in self._bridges:
+            bridge.undo()
+        self.provider.shutdown()
 
 
 @pytest.fixture
 def bench():
     bench = Bench()
     yield bench
-    bench.provider.shutdown()
+    bench.close()
 
 
 def task(name="signup", queue="mail", **facts):
@@ -124,19 +112,18 @@ MESSAGING = {
 )
 def test_names_and_units(bench, naming, expected):
     one_of_each(bench.measurements(naming=naming))
-    assert {metric.name: metric.unit for metric in bench.collect().values()} == expected
+    assert {metric.name: metric.unit for metric in bench.metrics().values()} == expected
 
 
 def test_each_has_a_description_and_the_schema(bench):
     one_of_each(bench.measurements())
-    assert all(metric.description for metric in bench.collect().values())
-    (resource,) = bench.reader.get_metrics_data().resource_metrics
-    assert {scope.schema_url for scope in resource.scope_metrics} == {semconv.SCHEMA_URL}
+    assert all(metric.description for metric in bench.metrics().values())
+    assert {scope.schema_url for scope in bench.scopes()} == {semconv.SCHEMA_URL}
 
 
 def test_what_adds_up_over_processes_is_a_sum(bench):
     one_of_each(bench.measurements())
-    found = bench.collect()
+    found = bench.metrics()
     for name in ("task.submitted", "task.dispatched", "task.completed", "task.retried"):
         assert found[name].data.is_monotonic, name
     assert not found["task.workers.active"].data.is_monotonic
@@ -163,7 +150,7 @@ def test_what_adds_up_over_processes_is_a_sum(bench):
 def test_attributes_say_what_ran_where_and_never_which(bench, naming, status, operations):
     one_of_each(bench.measurements(naming=naming))
     gauges = {"workers.active", "queue.depth"}
-    for name, metric in bench.collect().items():
+    for name, metric in bench.metrics().items():
         if any(name.endswith(gauge) for gauge in gauges):
             continue
         for point in metric.data.data_points:
@@ -202,7 +189,7 @@ def test_gauges_say_whose_and_of_what(bench):
 )
 def test_buckets_reach_from_milliseconds_to_an_hour(bench, naming, histograms):
     one_of_each(bench.measurements(naming=naming))
-    found = bench.collect()
+    found = bench.metrics()
     assert {name for name, metric in found.items() if metric.unit == "s"} == histograms
     for name in histograms:
         (bounds,) = {point.explicit_bounds for point in found[name].data.data_points}
@@ -215,27 +202,56 @@ def test_buckets_reach_from_milliseconds_to_an_hour(bench, naming, histograms):
 def test_buckets_are_advice_that_a_view_overrides():
     from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 
-    reader = InMemoryMetricReader()
     view = View(
         instrument_name="task.duration", aggregation=ExplicitBucketHistogramAggregation([1])
     )
-    bench = Bench()
-    bench.reader, bench.provider = reader, MeterProvider([reader], views=[view])
+    bench = Bench(views=[view])
     one_of_each(bench.measurements())
     assert {point.explicit_bounds for point in bench.points("task.duration")} == {(1,)}
-    bench.provider.shutdown()
+    bench.close()
 
 
-def test_names_beyond_the_limit_become_one(bench):
-    measurements = bench.measurements(max_task_names=2)
+def counted_here(measurements, name, queue):
+    measurements.dispatched(task(name, queue), None)
+
+
+def counted_by_a_child(measurements, name, queue):
+    """Have a child report it, as JSON."""
+    child, sent = Measurements("fake", load({}, environment={})), []
+    child.report_to(lambda system, *report: sent.append(json.loads(json.dumps(report))))
+    child.dispatched(task(name, queue), None)
+    for report in sent:
+        measurements.relayed(*report)
+
+
+@pytest.mark.parametrize("count", [counted_here, counted_by_a_child])
+def test_names_beyond_the_limit_become_one_whoever_counts(bench, count):
+    measurements = bench.measurements(max_task_names=2, max_queue_names=3)
     for _ in range(2):
-        for name in ("first", "second", "third", "fourth"):
-            measurements.dispatched(task(name), None)
+        for number in range(5):
+            count(measurements, f"task {number}", f"queue {number}")
     assert bench.totals("task.dispatched", "task.name") == {
-        ("first",): 2,
-        ("second",): 2,
+        ("task 0",): 2,
+        ("task 1",): 2,
+        ("_other",): 6,
+    }
+    assert bench.totals("task.dispatched", "messaging.destination.name") == {
+        ("queue 0",): 2,
+        ("queue 1",): 2,
+        ("queue 2",): 2,
         ("_other",): 4,
     }
+
+
+def test_a_gauge_reads_no_more_queues_than_may_be_named(bench):
+    measurements = bench.measurements(max_queue_names=2)
+    measurements.dispatched(task(queue="mail"), None)
+    measurements.watch(
+        semconv.DEPTH, lambda: [Reading(1, queue=f"queue {number}") for number in range(4)]
+    )
+    for _ in range(2):
+        totals = bench.totals("task.queue.depth", "messaging.destination.name")
+        assert totals == {("queue 0",): 1, ("_other",): 3}
 
 
 def test_endless_names_and_queues_cost_no_endless_memory(bench):
@@ -246,14 +262,13 @@ def test_endless_names_and_queues_cost_no_endless_memory(bench):
     assert sum(totals.values()) == 5000
     assert {name for name, _ in totals} == {"task 0", "task 1", "task 2", "_other"}
     assert len(measurements._prepared) <= 1000
-    assert len(measurements._tasks) == 3
 
 
 def test_a_failed_submit_is_none(bench):
     measurements = bench.measurements()
     measurements.submitted(task(), "OperationalError", 0.1, handed_over=False)
     measurements.dispatched(task(), None)
-    assert "task.submitted" not in bench.collect()
+    assert "task.submitted" not in bench.metrics()
 
 
 def test_the_duration_of_a_failed_submit_is_measured_where_there_is_a_name_for_it(bench):
@@ -274,21 +289,10 @@ def test_a_retrys_submit_is_none(bench):
     assert bench.totals("task.submitted") == {(): 2}
 
 
-class Operating:
-    """A whole `Operations`: here the outcomes become attributes."""
-
-    def __init__(self, bench, **options):
-        self.operations = Operations("fake", bench.config(**options), {})
-        assert self.operations.active()
-
-    def attempted(self, outcome):
-        self.operations.attempted(task(), outcome, started=100.0, duration=0.5)
-
-
 def test_expected_failures_have_no_error_type(bench):
-    operating = Operating(bench)
-    operating.attempted(failed(ValueError("secret"), expected=True))
-    operating.attempted(failed(ValueError("secret")))
+    bridge = bench.bridge()
+    for outcome in (failed(ValueError("secret"), expected=True), failed(ValueError("secret"))):
+        bridge.attempted(task(), outcome, started=100.0, duration=0.5)
     for metric in ("task.completed", "task.duration"):
         assert bench.totals(metric, "task.status", "error.type") == {
             ("failure", None): 1,
@@ -297,7 +301,8 @@ def test_expected_failures_have_no_error_type(bench):
 
 
 def test_an_error_of_which_only_the_name_arrived(bench):
-    Operating(bench).attempted(Outcome("failure", error_type="user.Broken"))
+    broken = Outcome("failure", error_type="user.Broken")
+    bench.bridge().attempted(task(), broken, started=100.0, duration=0.5)
     assert bench.totals("task.completed", "error.type") == {("user.Broken",): 1}
 
 
@@ -312,7 +317,7 @@ def test_an_error_of_which_only_the_name_arrived(bench):
     ],
 )
 def test_what_was_handed_over_is_submitted_whatever_came_after(bench, outcome, submitted):
-    submit = Operations("fake", bench.config(), {}).submit(task())
+    submit = bench.bridge().submit(task())
     if outcome is not None:
         submit.settle(outcome)
     submit.end()
@@ -322,17 +327,17 @@ def test_what_was_handed_over_is_submitted_whatever_came_after(bench, outcome, s
 @pytest.mark.parametrize("outcome", [None, RETRY, REJECTED])
 @pytest.mark.parametrize("options", [{}, {"dispatch_spans": False}, {"excluded_tasks": "signup"}])
 def test_a_dispatch_that_another_process_has_counted_is_not_counted(bench, options, outcome):
-    dispatch = Operations("fake", bench.config(**options), {}).dispatch(task(), measured=False)
+    dispatch = bench.bridge(**options).dispatch(task(), measured=False)
     if outcome is not None:
         dispatch.settle(outcome)
     dispatch.end()
-    assert bench.collect() == {}
+    assert bench.metrics() == {}
 
 
 def test_every_status_is_counted(bench):
-    operating = Operating(bench)
+    bridge = bench.bridge()
     for outcome in (SUCCESS, failed(ValueError()), RETRY, CANCELLED, REJECTED, IGNORED):
-        operating.attempted(outcome)
+        bridge.attempted(task(), outcome, started=100.0, duration=0.5)
     ended = {("success",), ("failure",), ("cancelled",), ("rejected",), ("ignored",)}
     assert set(bench.totals("task.completed", "task.status")) == ended
     assert bench.totals("task.retried") == {(): 1}
@@ -351,7 +356,7 @@ def test_every_status_is_counted(bench):
 def test_an_attempt_that_ended_at_its_dispatch_is_counted_as_what_it_came_to(
     bench, outcome, completed, retried
 ):
-    dispatch = Operations("fake", bench.config(), {}).dispatch(task())
+    dispatch = bench.bridge().dispatch(task())
     if outcome is not None:
         dispatch.settle(outcome)
     dispatch.end()
@@ -369,38 +374,37 @@ def test_a_task_waits_from_when_it_could_have_started(bench, planned, eta, wait)
     carrier = {"otel-submitted": "1000"}
     if planned is not None:
         carrier["otel-planned"] = str(planned)
-    operations = Operations("fake", bench.config(), {})
+    bridge = bench.bridge()
     attempted = task(carrier=carrier, eta=eta)
-    operations.attempted(attempted, SUCCESS, started=1060, duration=0.1)
+    bridge.attempted(attempted, SUCCESS, started=1060, duration=0.1)
     (point,) = bench.points("task.wait")
     assert point.sum == pytest.approx(wait)
 
 
 def test_over_a_finished_run_the_counts_agree(bench):
     """Three that succeed (one at the third attempt), one that fails, one expired unseen."""
-    operations = Operations("fake", bench.config(), {})
-    assert operations.active()
+    bridge = bench.bridge()
 
     def submit(attempt=1):
         carrier = {}
-        with operations.submit(task(attempt=attempt, carrier=carrier)):
+        with bridge.submit(task(attempt=attempt, carrier=carrier)):
             pass
         return carrier
 
     def run(carrier, outcome, attempt=1):
-        attempted = task(attempt=attempt, carrier=(carrier,))
-        operations.dispatch(attempted).end()
+        attempted = task(attempt=attempt, carrier=carrier)
+        bridge.dispatch(attempted).end()
         if outcome is RETRY:
             submit(attempt + 1)  # inside the attempt that asked for it
-        operations.attempted(attempted, outcome, started=0, duration=0.1)
+        bridge.attempted(attempted, outcome, started=0, duration=0.1)
 
     with pytest.raises(OSError, match="down"):
-        fail(operations)
+        fail(bridge)
     for outcomes in ([SUCCESS], [SUCCESS], [RETRY, RETRY, SUCCESS], [failed(KeyError("x"))]):
         carrier = submit()
         for attempt, outcome in enumerate(outcomes, 1):
             run(carrier, outcome, attempt)
-    expired = operations.dispatch(task(carrier=(submit(),)))
+    expired = bridge.dispatch(task(carrier=submit()))
     expired.settle(CANCELLED)
     expired.end()
 
@@ -413,25 +417,22 @@ def test_over_a_finished_run_the_counts_agree(bench):
     assert total("task.wait") <= 6
 
 
-def fail(operations):
+def fail(bridge):
     """Publish while the broker is down."""
-    with operations.submit(task(carrier={})) as operation:
+    with bridge.submit(task(carrier={})) as operation:
         error = OSError("down")
         operation.settle(failed(error))
         raise error
 
 
-def test_what_a_child_reported_is_counted_with_what_is_counted_here(bench, monkeypatch):
+def test_what_a_child_reported_is_counted_with_what_is_counted_here(bench):
     """It comes as JSON, where tuples are lists."""
     measurements, sent = bench.measurements(), []
     one_of_each(measurements)
-    monkeypatch.setattr(
-        "otel_queue_bridge.metrics.forward",
-        lambda *report: sent.append(json.loads(json.dumps(report))),
-    )
+    measurements.report_to(lambda system, *report: sent.append(json.loads(json.dumps(report))))
     one_of_each(measurements)
     assert bench.totals("task.submitted") == {(): 1}
-    monkeypatch.undo()
+    measurements.report_to(None)
     for report in sent:
         measurements.relayed(*report)
     for metric in ("task.submitted", "task.dispatched", "task.completed", "task.retried"):
@@ -505,7 +506,7 @@ def test_a_source_that_fails_halfway_gives_no_reading(bench, caplog):
 
 def test_a_source_that_hangs_gives_no_reading_and_one_warning(bench, caplog, monkeypatch):
     # Short; but whoever answers at once needs a turn in it.
-    monkeypatch.setattr("otel_queue_bridge.metrics._READING_LIMIT", 1)
+    monkeypatch.setattr("otel_queue_bridge.instruments._READING_LIMIT", 1)
     measurements, answers, asked = bench.measurements(), threading.Event(), []
 
     def read():
@@ -518,14 +519,14 @@ def test_a_source_that_hangs_gives_no_reading_and_one_warning(bench, caplog, mon
     measurements.dispatched(task(), None)
     try:
         for _ in range(4):
-            assert set(bench.collect()) == {"task.dispatched", "task.workers.active"}
+            assert set(bench.metrics()) == {"task.dispatched", "task.workers.active"}
     finally:
         answers.set()
     asked[0].join(PATIENCE)
     assert len(asked) == 1, "what hangs is not asked again"
     (warning,) = caplog.records
     assert "no reading" in warning.getMessage()
-    monkeypatch.setattr("otel_queue_bridge.metrics._READING_LIMIT", PATIENCE)
+    monkeypatch.setattr("otel_queue_bridge.instruments._READING_LIMIT", PATIENCE)
     assert bench.totals("task.queue.depth") == {(): 7}
     end()
 
@@ -538,7 +539,7 @@ def test_readings_are_not_recorded_themselves(bench):
         return [Reading(1)]
 
     measurements.watch(semconv.WORKERS, read)
-    bench.collect()
+    bench.metrics()
     assert enabled == [False]
     assert is_instrumentation_enabled()
 

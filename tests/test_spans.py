@@ -36,10 +36,9 @@ from opentelemetry.trace import (
 
 from otel_queue_bridge import failures
 from otel_queue_bridge.forks import spans
-
-ROOT = Path(__file__).parents[1]
 from tests.servers import LIMIT
 
+ROOT = Path(__file__).parents[1]
 PATIENCE = int(LIMIT)
 """Seconds after which something hangs for good."""
 

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from otel_queue_bridge.cli.doctor.findings import ok, problem, warning
-from otel_queue_bridge.config import OPTIONS, VARIABLE, ConfigError, load
+from otel_queue_bridge.config import OPTIONS, VARIABLE, ConfigError, load, unknown_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,7 +43,12 @@ def effective(environment: Mapping[str, str]) -> Config:
 
 def findings(environment: Mapping[str, str], config: Config) -> Iterator[Finding]:
     for variable, error in errors(environment).items():
-        yield problem(str(error), _correction(variable), name=variable)
+        default = _written(OPTIONS[variable.removeprefix(VARIABLE).lower()].default)
+        yield problem(str(error), f"unset {variable} for the default: {default}", name=variable)
+    for variable, what in unknown_variables(environment).items():
+        near = get_close_matches(variable.removeprefix(VARIABLE).lower(), OPTIONS, n=1)
+        advice = f"rename it to {VARIABLE}{near[0].upper()}" if near else f"unset {variable}"
+        yield problem(what, advice, name=variable)
     known = _standard_variables()
     for variable in sorted(environment):
         if variable.startswith(_WITHOUT_PYTHON):
@@ -87,14 +92,6 @@ def privacy(config: Config) -> Iterator[Finding]:
         )
     else:
         yield ok("of exceptions only types and stacks are recorded")
-
-
-def _correction(variable: str) -> str:
-    name = variable.removeprefix(VARIABLE).lower()
-    if variable == VARIABLE + name.upper() and name in OPTIONS:
-        return f"unset {variable} for the default: {_written(OPTIONS[name].default)}"
-    near = get_close_matches(name, OPTIONS, n=1)
-    return f"rename it to {VARIABLE}{near[0].upper()}" if near else f"unset {variable}"
 
 
 def _own_variables() -> set[str]:
