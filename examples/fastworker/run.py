@@ -22,8 +22,8 @@ from rich.console import Console
 from otel_queue_bridge.cli import CommandError
 from otel_queue_bridge.cli.demo import is_noise
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
-from otel_queue_bridge.otlp import Receiver, Span
 from otel_queue_bridge.cli.tree import trace_tree
+from otel_queue_bridge.otlp import Receiver, Span
 
 HERE = Path(__file__).parent
 FASTWORKER = "0.1.1"  # the subworkers of 0.3.0 cannot start

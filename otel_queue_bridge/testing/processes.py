@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from typing_extensions import Self
+
 T = TypeVar("T")
 
 # Everything that is started carries this variable, and so does all that comes of it: also an RQ
@@ -58,7 +60,8 @@ def free_port() -> int:
 
 
 class Endpoint(Protocol):
-    endpoint: str
+    @property
+    def endpoint(self) -> str: ...
 
 
 def otel_env(receiver: Endpoint, service: str, **options: str) -> dict[str, str]:
@@ -227,6 +230,12 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.started: list[Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop(grace=0)
 
     def start(
         self,
