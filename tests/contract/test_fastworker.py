@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import ClassVar
 
 import pytest
 
@@ -33,7 +34,7 @@ def library(request: pytest.FixtureRequest) -> Iterator[Library]:
 
 
 class TestFastWorker(AdapterContract):
-    lacks = {
+    lacks: ClassVar = {
         "retry": "`Task.max_retries` is read by nobody (0.3.0)",
         "cancel": "it cannot cancel a task",
         "two_workers": "two control planes are two queues",

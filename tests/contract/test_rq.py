@@ -1,5 +1,7 @@
 """The contract, on RQ: a worker that forks work-horses, and one that runs jobs itself."""
 
+from typing import ClassVar
+
 import pytest
 from redis import Redis
 
@@ -32,4 +34,4 @@ def library(request: pytest.FixtureRequest, valkey: Valkey) -> Library:
 
 
 class TestRQ(AdapterContract):
-    lacks = {"cancel": "RQ takes a cancelled job out of its queue; no worker sees it"}
+    lacks: ClassVar = {"cancel": "RQ takes a cancelled job out of its queue; no worker sees it"}
