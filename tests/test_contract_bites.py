@@ -16,10 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.own_queue import ADAPTER, EXAMPLE, install
 from tests.servers import LIMIT
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "own_queue"
-ADAPTER = EXAMPLE / "telemetry" / "own_queue_telemetry.py"
 AT_ONCE = 4
 """Most of the time they wait."""
 PATIENCE = "20"
@@ -206,12 +205,7 @@ MUTANTS = {
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the adapter's package; return the folder."""
-    folder = tmp_path_factory.mktemp("package")
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation"]
-    command = [*pip, "--no-compile", "--target", str(folder), str(EXAMPLE / "telemetry")]
-    subprocess.run(command, check=True)
-    return folder
+    return install(tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture(scope="module")
