@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import own_queue
 from tests.servers import Processes, absent
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(processes: Processes, example: str, *arguments: str) -> str:
+def run(processes: Processes, example: str, *arguments: str, **env: str) -> str:
     process = processes.start(
-        example, [sys.executable, "run.py", *arguments], cwd=EXAMPLES / example
+        example, [sys.executable, "run.py", *arguments], cwd=EXAMPLES / example, env=env
     )
     assert process.wait() == 0, process.log()
     assert process.members() == set()
@@ -58,3 +59,29 @@ def test_the_signup_of_fastworkers_article_is_one_trace_with_its_metrics(
         ["fastworker.workers.active", "1"],
         *(["fastworker.queue.depth", "0", name] for name in ("critical", "high", "normal", "low")),
     ]
+
+
+def test_own_queue_follows_an_order_through_a_retry(processes: Processes, tmp_path: Path) -> None:
+    package = own_queue.install(tmp_path / "package")
+    *_, tree, metrics = run(processes, "own_queue", PYTHONPATH=str(package)).split("\n\n")
+    row = r"(\W*[\w ]*\w) +\W* [\d.]+ (?:ms|µs|s)  (\w+)"
+    rows = [re.match(row, line) for line in tree.splitlines()]
+    names = ["pack", "pack", "pack", "ship", "ship", "ship", "ship", "ship", "ship"]
+    steps = ["submit", "dispatch", "execute"] * 3
+    assert [(found[1].lstrip(" └─"), found[2]) for found in rows] == [
+        (f"{step} {name}", "web" if number == 0 else "worker")
+        for number, (step, name) in enumerate(zip(steps, names, strict=True))
+    ]
+    assert [found[1].index(step) for found, step in zip(rows, steps, strict=True)] == [
+        3 * depth for depth in range(9)
+    ]
+    assert "ConnectionError" in tree
+    readme = (EXAMPLES / "own_queue" / "README.md").read_text()
+    assert [line.split() for line in metrics.splitlines()] == [
+        line.split() for line in re.findall(r"^task\..*", readme, re.MULTILINE)
+    ]
+
+
+def test_own_queues_adapter_is_as_short_as_it_says() -> None:
+    lines = own_queue.ADAPTER.read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 60

@@ -9,7 +9,7 @@ from pathlib import Path
 import kombu
 import pytest
 
-from tests import servers
+from otel_queue_bridge.testing import processes as running
 from tests.servers import LIMIT, Processes, unignore_signals, wait_until
 
 # Ignores SIGTERM, and has a child in another session, like RQ's work-horse.
@@ -98,7 +98,7 @@ def test_the_number_of_what_has_ended_is_nobody_elses_until_all_is_stopped(tmp_p
 @pytest.mark.parametrize(("told", "survives"), [("{0}\n", False), ("{0}\n-{0}\n", True)])
 def test_what_cleans_up_leaves_sessions_that_have_ended(processes, told, survives):
     pid = stubborn(processes).pid
-    command = [sys.executable, servers.__file__, "no such run"]
+    command = [sys.executable, running.__file__, "no such run"]
     subprocess.run(command, input=told.format(pid), text=True, check=True)
     assert processes.started[0].running() == survives
 

@@ -14,8 +14,8 @@ import pytest
 from typing_extensions import Self
 
 from otel_queue_bridge.otlp import Receiver, Span
+from otel_queue_bridge.testing.processes import BIN, Caller
 from tests.brokers.shop import ROOT
-from tests.contract.rig import BIN, Caller
 from tests.fastworker import ControlPlane
 from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 

@@ -15,8 +15,8 @@ from rq import Queue
 from rq.job import Job
 
 from otel_queue_bridge.otlp import Receiver, Span
+from otel_queue_bridge.testing.processes import Caller
 from tests.brokers.shop import ROOT, paths
-from tests.contract.rig import Caller
 from tests.servers import LIMIT, Process, Processes, otel_env
 
 SCOPE = "otel_queue_bridge"

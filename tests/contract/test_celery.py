@@ -1,43 +1,28 @@
 """The contract, on Celery with the prefork pool."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from otel_queue_bridge.testing.contract import AdapterContract
-from tests.contract.rig import NOWHERE, Fleet, Library
+from otel_queue_bridge.testing.rig import NOWHERE, Library
 from tests.servers import RabbitMQ, Valkey
 
-COMMAND = [
-    "celery",
-    "-A",
-    "tests.contract.apps.celery_app",
-    "worker",
-    "-l",
-    "info",
-    "-P",
-    "prefork",
-    "-c",
-    "2",
-]
+APP = "tests.contract.apps.celery_app"
 
 
 @pytest.fixture(scope="class", params=["valkey", "rabbitmq"])
-def rig(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def library(request: pytest.FixtureRequest) -> Library:
     server: Valkey | RabbitMQ = request.getfixturevalue(request.param)
     scheme = server.url.partition("://")[0]
-    library = Library(
+    return Library(
         system="celery",
-        app="celery_app",
-        command=COMMAND,
+        app=APP,
+        worker=["celery", "-A", APP, "worker", "-l", "info", "-P", "prefork", "-c", "2"],
         ready=" ready.",
         broker=server.url,
         nowhere=f"{scheme}://127.0.0.1:{NOWHERE}//",
+        workers=2,
+        ahead=2,
     )
-    with Fleet(library, tmp_path_factory.mktemp("celery")) as fleet:
-        yield fleet
 
 
 class TestCelery(AdapterContract):

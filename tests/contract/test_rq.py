@@ -1,46 +1,37 @@
 """The contract, on RQ: a worker that forks work-horses, and one that runs jobs itself."""
 
-from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 from redis import Redis
 
 from otel_queue_bridge.testing.contract import AdapterContract
-from tests.contract.rig import NOWHERE, Fleet, Library
+from otel_queue_bridge.testing.rig import NOWHERE, Library
 from tests.servers import Valkey
 
-APP = "rq_app"
-
-
-class Functions(Fleet):
-    """RQ names a task by its function's full path."""
-
-    def task_name(self, task: str) -> str:
-        return f"tests.contract.apps.{APP}.{task}"
-
-    def clear(self) -> None:
-        # A lock that would keep the next one's scheduler idle for a minute.
-        with Redis.from_url(self._library.broker) as client:
-            client.delete("rq:scheduler-lock:contract")
+APP = "tests.contract.apps.rq_app"
 
 
 @pytest.fixture(scope="class", params=["rq.worker.Worker", "rq.worker.SimpleWorker"])
-def rig(
-    request: pytest.FixtureRequest, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def library(request: pytest.FixtureRequest, valkey: Valkey) -> Library:
+    def clear() -> None:
+        # A lock that would keep the next worker's scheduler idle for a minute.
+        with Redis.from_url(valkey.url) as client:
+            client.delete("rq:scheduler-lock:contract")
+
     command = ["rq", "worker", "contract", "--url", valkey.url, "--with-scheduler"]
-    library = Library(
+    return Library(
         system="rq",
         app=APP,
-        command=[*command, "--worker-class", request.param],
+        worker=[*command, "--worker-class", request.param],
         ready="Listening on contract",
         broker=valkey.url,
         nowhere=f"redis://127.0.0.1:{NOWHERE}",
         module="rq.cli",
+        task_name=f"{APP}.{{}}",
+        clear=clear,
     )
-    with Functions(library, tmp_path_factory.mktemp("rq")) as fleet:
-        yield fleet
 
 
 class TestRQ(AdapterContract):
-    pass
+    lacks: ClassVar = {"cancel": "RQ takes a cancelled job out of its queue; no worker sees it"}

@@ -1,69 +1,25 @@
 """The contract's tasks on Celery."""
 
-import os
-from typing import Any
+from celery import Celery, current_task
 
-from celery import Celery, Task
+from otel_queue_bridge.testing import tasks
 
-from tests.contract import bodies
-
-app = Celery("contract", broker=os.environ["CONTRACT_BROKER"])
+app = Celery("contract", broker=tasks.BROKER)
 app.conf.update(
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
     task_publish_retry=False,
+    worker_prefetch_multiplier=1,
 )
 
-
-def task(function: Any) -> Any:
-    def run(self: Task) -> None:
-        bodies.ran(self.request.id)
-        function(self)
-
-    return app.task(run, bind=True, name=function.__name__)
+AGAIN = {"autoretry_for": (tasks.BoomError,), "max_retries": 1, "default_retry_delay": 0}
 
 
-@task
-def ok(_: Task) -> None:
-    pass
+def submit(name: str, *args: str, delay: float = 0, cancelled: bool = False, **kwargs: str) -> str:
+    expires = -1 if cancelled else None
+    return str(app.tasks[name].apply_async(args, kwargs, countdown=delay, expires=expires).id)
 
 
-@task
-def counted(_: Task) -> None:
-    pass
-
-
-@app.task(name="echo", bind=True)
-def echo(self: Task, shown: str, hidden: str) -> str:
-    bodies.ran(self.request.id)
-    return shown + hidden
-
-
-@task
-def span(_: Task) -> None:
-    bodies.span()
-
-
-@task
-def fail(_: Task) -> None:
-    bodies.fail()
-
-
-@task
-def slow(_: Task) -> None:
-    bodies.slow()
-
-
-@task
-def retry(self: Task) -> None:
-    if self.request.retries == 0:
-        raise self.retry(countdown=0)
-
-
-@task
-def nested(_: Task) -> None:
-    bodies.nested(submit)
-
-
-def submit(name: str, delay: float = 0, **arguments: str) -> str:
-    return str(app.tasks[name].apply_async(kwargs=arguments, countdown=delay).id)
+for function in tasks.functions(current=lambda: current_task.request.id, submit=submit):
+    name = function.__name__
+    app.task(function, name=name, **(AGAIN if name in tasks.RETRIED else {}))
