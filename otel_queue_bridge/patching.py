@@ -342,7 +342,7 @@ class _Advised:
         self.owner: type | None = None
 
     def around_callback(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that nobody looks at: it is made for one call, so it has to be cheap."""
+        """Return a function that nobody inspects: it is made for one call, and has to be cheap."""
 
         def called(*args: Any, **kwargs: Any) -> Any:
             if not self._wanted(None):
