@@ -285,6 +285,31 @@ def test_a_child_forked_in_the_middle_of_an_export_exports_by_itself():
     ]
 
 
+def test_a_child_forked_while_our_instruments_wait_for_a_collection_has_them_all():
+    """The SDK takes an instrument in several steps, and observes it after the last."""
+    exported, log = scripted(
+        """
+        lock = provider._measurement_consumer._lock
+        lock.acquire()  # as a collection does that is under way
+        record()
+        pid = os.fork()
+        if not pid:
+            record()
+            assert provider.force_flush()
+            os._exit(0)
+        end = ended(pid, time.monotonic() + 20)
+        lock.release()
+        leave([end, sorted({name for name, *_ in exported()})])
+        """,
+        interval=3_600_000,
+    )
+    assert exported == [
+        0,
+        ["task.completed", "task.dispatched", "task.duration", "task.submitted", "task.wait"],
+    ]
+    assert log == ""
+
+
 def test_the_sdk_keeps_its_metrics_where_we_look_for_them():
     """If this fails, the SDK has changed: see `forks.sdk`.
 

@@ -31,6 +31,10 @@ _UNFINISHED = 16
 _READING_LIMIT = 1.0
 """Seconds to wait for the thread that reads; whoever exports in it may hang."""
 
+_LOOKING_AGAIN = 5
+"""Seconds after which the reader looks whether its numbers are still its own: other code may close
+them, and open others, just before it begins to wait."""
+
 _FIRST, _NEXT, _LAST = b"^", b"+", b"="
 """What a part of a long report begins with; a whole one begins with a bracket."""
 
@@ -47,7 +51,7 @@ class _End:
         self.number = number
         self._file = os.fstat(number)
 
-    def _is_ours(self) -> bool:
+    def is_ours(self) -> bool:
         try:
             return self.number >= 0 and os.path.samestat(self._file, os.fstat(self.number))
         except OSError:
@@ -55,13 +59,13 @@ class _End:
 
     def write(self, data: bytes) -> bool:
         try:
-            return self._is_ours() and os.write(self.number, data) > 0
+            return self.is_ours() and os.write(self.number, data) > 0
         except OSError:  # full, or nobody reads it
             return False
 
     def read(self) -> bytes | None:
         """Return what there is; None for nothing yet, and no bytes at the end."""
-        if not self._is_ours():
+        if not self.is_ours():
             return b""
         try:
             return os.read(self.number, _LARGEST)
@@ -71,7 +75,7 @@ class _End:
             return b""
 
     def close(self) -> None:
-        if self._is_ours():
+        if self.is_ours():
             os.close(self.number)
         self.number = -1
 
@@ -159,11 +163,11 @@ _GONE = select.POLLNVAL if hasattr(select, "POLLNVAL") else 0
 
 
 def _ready(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Wait until one of them has something to read, or is closed."""
+    """Wait until one of them has something to read, or is closed; not for ever."""
     poll = select.poll()  # unlike an epoll, it has no number that could be closed for us
     for number in numbers:
         poll.register(number, select.POLLIN)
-    return poll.poll()
+    return poll.poll(_LOOKING_AGAIN * 1000)
 
 
 class Opened:
@@ -299,11 +303,13 @@ class Relay:
     def _ends(self) -> dict[int, _Incoming | None]:
         """Return all numbers to wait for; none if the thread is to end."""
         with self._lock:
+            # What other code has closed has no end to wait for, and its number is another's.
+            self._incoming = [one for one in self._incoming if one.end.is_ours()]
             if self._closed or not self._incoming:
                 self._close_ends()
                 self._thread = None
                 return {}
-            if self._awake is None:
+            if self._awake is None or not self._awake.is_ours():
                 self._awake, self._wake = _pipe()
             ends: dict[int, _Incoming | None] = {one.end.number: one for one in self._incoming}
             return {**ends, self._awake.number: None}

@@ -190,5 +190,11 @@ def _free(meter: Any) -> None:
         return
     meter._instrument_registration_lock = threading.Lock()  # noqa: SLF001
     meter._instrument_ids_lock = threading.Lock()  # noqa: SLF001
+    # The last step, for which it may have been waiting: only then is it observed.
+    consumer = getattr(meter, "_measurement_consumer", None)
+    observed = {id(one) for one in getattr(consumer, "_async_instruments", ())}
+    for name, instrument in list(registered.items()):
+        if hasattr(instrument, "callback") and id(instrument) not in observed:
+            del registered[name]
     for half in [name for name in meter._instrument_ids if name not in registered]:  # noqa: SLF001
         del meter._instrument_ids[half]  # noqa: SLF001
