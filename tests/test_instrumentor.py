@@ -1,10 +1,14 @@
 """Switching it on: which queues, which versions, who else is there, and off again."""
 
+import itertools
 import json
 import logging
 import os
 import subprocess
 import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +28,7 @@ from otel_queue_bridge.adapter import Adapter, BuiltIn, Hook, Task
 from otel_queue_bridge.config import VARIABLE
 from otel_queue_bridge.instrumentor import QueueInstrumentor, adapters, resolve_conflicts
 from tests import fakelib
+from tests.servers import LIMIT
 
 RIVAL = "made_up_rival:Rival"
 
@@ -142,6 +147,23 @@ def test_after_an_uninstrument_it_can_be_switched_on_with_other_options(installe
     assert names() == ["fake fake.client.submit"]
 
 
+def test_other_options_for_what_is_instrumented_are_ignored_and_one_line_says_so(
+    installed, names, provider, caplog
+):
+    instrument(tracer_provider=provider, relation="link")
+    instrument(tracer_provider=provider, relation="link")
+    assert caplog.records == []
+    instrument(tracer_provider=provider, relation="none", naming="system", metrics=True)
+    assert names() == ["fake submit mail"]
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("otel_queue_bridge", logging.WARNING)
+    said = record.getMessage()
+    assert "fake is instrumented already: " in said
+    assert "relation='none'" in said
+    assert "naming='system'" in said
+    assert "metrics" not in said
+
+
 def test_only_the_queues_asked_for_are_instrumented(installed, names, provider, monkeypatch):
     installed["other"] = adapter("other", target="Queue.push")
     instrument("other", tracer_provider=provider)
@@ -245,6 +267,28 @@ def test_an_unknown_queue_is_named_and_the_known_ones_with_it(installed, names, 
     with pytest.raises(ConfigError, match=f"{place} names 'celry': allowed are .*fake"):
         instrument(*(["fake", "celry"] if by == "argument" else []))
     assert names() == []
+
+
+def test_an_unknown_queue_is_an_error_for_uninstrument_too(installed, names, provider):
+    instrument(tracer_provider=provider)
+    with pytest.raises(ConfigError, match=r"uninstrument\(\) names 'celry': allowed are .*fake"):
+        uninstrument("fake", "celry")
+    assert names() == ["fake submit mail"]
+
+
+def test_a_misspelt_variable_is_one_warning_and_nothing_else_changes(
+    installed, names, provider, monkeypatch, caplog
+):
+    installed["other"] = adapter("other", target="Queue.push")
+    monkeypatch.setattr(instrumentor, "_warned", set())
+    monkeypatch.setenv(VARIABLE + "NAMNG", "system")
+    for _ in range(2):
+        instrument(tracer_provider=provider)
+        assert names() == ["fake submit mail", "other submit mail"]
+        uninstrument()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == f"{VARIABLE}NAMNG does not exist; did you mean {VARIABLE}NAMING?"
 
 
 @pytest.mark.parametrize("requires", ["no-such-library", "wrapt < 0.1"])
@@ -598,6 +642,139 @@ def test_settling_again_says_nothing(rival, provider, caplog):
     both(rival, "rival first", tracer_provider=provider)
     caplog.clear()
     resolve_conflicts()
+    assert caplog.records == []
+
+
+# Many threads
+
+
+@pytest.fixture
+def hasty():
+    """Have threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def awaited(coroutine):
+    """Run a coroutine that waits for nothing."""
+    with pytest.raises(StopIteration) as ended:
+        coroutine.send(None)
+    return ended.value.value
+
+
+def at_once(*works, times=1):
+    """Run each in as many threads, which begin together; raise what one of them raised."""
+    together = threading.Barrier(len(works) * times)
+
+    def run(work):
+        together.wait(LIMIT)
+        return work()
+
+    with ThreadPoolExecutor(len(works) * times) as threads:
+        for ended in [threads.submit(run, work) for work in works * times]:
+            ended.result()
+
+
+SHAPES = [
+    *("send", "send_soon", "fail"),
+    *("Queue.push", "Queue.push_soon", "Queue.named", "Queue.limited"),
+]
+
+
+@pytest.fixture
+def shapes(installed, library):
+    """Have every shape of function patched; return what tells what stands there."""
+
+    class Worker:
+        def work(self, name):
+            return "worked", name
+
+    class FastWorker(Worker):
+        def work(self, name):
+            return "fast", *super().work(name)
+
+    library.Worker, library.FastWorker = Worker, FastWorker
+    hooks = tuple(Hook(f"{fakelib.NAME}:{path}", submit) for path in SHAPES)
+    overridden = Hook(f"{fakelib.NAME}:Worker.work", submit, overrides=True)
+    installed["fake"] = installed["fake"]._replace(hooks=(*hooks, overridden))
+    owners = (library, library.Queue, Worker, FastWorker)
+    return lambda: [dict(vars(owner)) for owner in owners]
+
+
+def test_switched_on_and_off_by_many_threads_it_is_one_layer_and_undone_exactly(
+    rival, shapes, names, provider, hasty, monkeypatch
+):
+    monkeypatch.setattr(type(rival), "_instrument", lambda self, **_: None)
+    monkeypatch.setattr(type(rival), "_uninstrument", lambda self, **_: None)
+    before = shapes()
+    assert instrumentor.adapter_named("fake").rivals
+
+    def switch():
+        for _ in range(50):
+            instrument(tracer_provider=provider)
+            resolve_conflicts()
+            uninstrument()
+
+    def rival_comes():
+        for _ in range(50):
+            rival.instrument()
+            resolve_conflicts()
+
+    def switched_on():
+        for _ in range(50):
+            instrument(tracer_provider=provider)
+
+    at_once(switch, switched_on, rival_comes, times=5)
+    instrument(tracer_provider=provider)
+    assert names() == ["fake submit mail"] * 2
+    uninstrument()
+    assert shapes() == before
+    assert instrumentor.instrumented() == {}
+
+
+def test_what_64_threads_submit_is_neither_lost_nor_changed_while_others_switch_us_on_and_off(
+    shapes, library, provider, exporter, hasty, caplog
+):
+    before, done, ran = shapes(), threading.Event(), []
+    queue, worker = library.Queue(), library.FastWorker()
+
+    def submit_all():
+        names = (f"{threading.get_ident()}.{number}" for number in itertools.count())
+        for name in names:
+            assert library.send(name, 1, a=2) == ("sent", name, (1,), {"a": 2})
+            for call, result in (
+                (queue.push, "pushed"),
+                (queue.named, "named"),
+                (queue.limited, "limited"),
+                (lambda *args, **options: awaited(queue.push_soon(*args, **options)), "pushed"),
+            ):
+                name = next(names)
+                assert call(name, a=2) == (result, (name,), {"a": 2})
+            name = next(names)
+            assert awaited(library.send_soon(name)) == ("sent", name, (), {})
+            name = next(names)
+            assert worker.work(name) == ("fast", "worked", name)
+            error = fakelib.Boom(next(names))
+            with pytest.raises(fakelib.Boom) as raised:
+                library.fail(error)
+            assert raised.value is error
+            if done.is_set():
+                break
+        ran.append(name)
+
+    def switch():
+        for _ in range(20):
+            instrument(tracer_provider=provider)
+            uninstrument()
+        done.set()
+
+    at_once(*[submit_all] * 64, *[switch] * 4)
+    assert len(ran) == 64
+    assert shapes() == before
+    recorded = Counter(span.name for span in exporter.get_finished_spans())
+    assert set(recorded.values()) == {1}, "a call is one span at most"
     assert caplog.records == []
 
 
