@@ -227,6 +227,17 @@ def test_there_are_no_file_descriptors_left(recorded):
     assert count() <= before  # what others have left may be closed meanwhile
 
 
+def test_a_fork_does_not_wait_for_a_report_that_hangs(opened, recorded):
+    """Whoever exports in the reading thread may hang; the next child is forked all the same."""
+    let_go = stopped(opened, recorded)
+    fork = threading.Thread(target=lambda: opened.relay.open().in_parent(), daemon=True)
+    fork.start()
+    fork.join(PATIENCE)
+    waits = fork.is_alive()
+    let_go()
+    assert not waits
+
+
 # What children tell
 
 

@@ -212,7 +212,10 @@ class Relay:
         _relays.append(self)
 
     def _start_over(self) -> None:
-        self._lock = threading.RLock()
+        # Held for a moment only: a fork waits for it.
+        self._lock = threading.Lock()
+        # Held while reports are received: whoever exports in there may hang.
+        self._receiving = threading.RLock()
         self._thread: threading.Thread | None = None
         self._incoming: list[_Incoming] = []
         self._awake: _End | None = None
@@ -256,12 +259,12 @@ class Relay:
 
     def _read_now(self) -> None:
         # What a dead child has written is in its pipe by now: read it here, whoever else does.
-        if self._lock.acquire(timeout=_READING_LIMIT):
+        if self._receiving.acquire(timeout=_READING_LIMIT):
             try:
                 for incoming in tuple(self._incoming):
                     self._receive(incoming)
             finally:
-                self._lock.release()
+                self._receiving.release()
 
     def close(self) -> None:
         """Read what the children have left, and end."""
@@ -291,12 +294,15 @@ class Relay:
     def _read(self) -> None:
         while ends := self._ends():
             for number, event in _ready(ends):
-                with self._lock:
-                    incoming = ends[number]
-                    if incoming is None:
-                        if self._awake is not None and (event & _GONE or not self._awake.read()):
-                            self._awake = None  # another is made
-                    elif not self._receive(incoming) and incoming in self._incoming:
+                incoming = ends[number]
+                if incoming is None:
+                    if self._awake is not None and (event & _GONE or not self._awake.read()):
+                        self._awake = None  # another is made
+                    continue
+                with self._receiving:
+                    ended = not self._receive(incoming)
+                if ended:
+                    with self._lock:
                         incoming.end.close()
                         self._incoming.remove(incoming)
 
@@ -309,10 +315,12 @@ class Relay:
                 self._close_ends()
                 self._thread = None
                 return {}
-            if self._awake is None or not self._awake.is_ours():
-                self._awake, self._wake = _pipe()
             ends: dict[int, _Incoming | None] = {one.end.number: one for one in self._incoming}
-            return {**ends, self._awake.number: None}
+            with suppress(OSError):  # no number is left: new children are then read late
+                if self._awake is None or not self._awake.is_ours():
+                    self._awake, self._wake = _pipe()
+                ends[self._awake.number] = None
+            return ends
 
     def _receive(self, incoming: _Incoming) -> bool:
         """Pass on what one child has reported by now; False at the end of its pipe."""
