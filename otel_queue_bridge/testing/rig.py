@@ -203,7 +203,8 @@ class Rig:
         for process in stopped:
             os.kill(process.pid, signal.SIGTERM)
         if not self.library.ends:
-            self.settle()
+            first = [worker[0] for workers in self._workers.values() for worker in workers]
+            self._export([service for service, _ in first])
             for process in stopped:
                 process.signal_all(signal.SIGKILL)
         for process in stopped:
@@ -320,15 +321,17 @@ class Rig:
         services = {service for service, _ in self._callers.values()}
         for workers in self._workers.values():
             services.update(name for worker in workers for name, one in worker if one.running())
-        before = Counter(point.service for point in self.receiver.points())
-        # An export has as many points as series, and there may be one under way: so the time.
+        self._export(services & {point.service for point in self.receiver.points()})
+
+    def _export(self, services: Collection[str]) -> None:
+        # An export has as many points as series, and one may be under way: so the time.
         moment = max((point.time for point in self.receiver.points()), default=0)
 
         def newer() -> bool:
             newest = {point.service: point.time for point in self.receiver.points()}
-            return all(newest[one] > moment for one in services & before.keys())
+            return all(newest.get(service, 0) > moment for service in services)
 
-        self.exported(newer, "one more export of everybody")
+        self.exported(newer, f"one more export of {sorted(services)}")
 
     def raw(self) -> bytes:
         """Everything that was exported, as it was sent."""
