@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -103,10 +104,15 @@ class Run:
 
         Without an operation, all spans of its traces.
         """
-        spans = self._receiver.wait_for(
-            lambda spans: len(self._of(spans, operation)) >= count, PATIENCE
-        )
-        return self._of(spans, operation)
+        with suppress(TimeoutError):
+            self._receiver.wait_for(
+                lambda spans: len(self._of(spans, operation)) >= count, PATIENCE
+            )
+        found = self._of(self._receiver.spans(), operation)
+        if len(found) < count:
+            names = [span.name for span in self._of(self._receiver.spans(), "")]
+            raise TimeoutError(f"not {count} spans {operation} within {PATIENCE:g} s: {names}")
+        return found
 
     def _of(self, spans: Sequence[Span], operation: str) -> list[Span]:
         mine = [s for s in spans if self.id and s.attributes.get("messaging.message.id") == self.id]
@@ -200,10 +206,12 @@ class Rig:
     def stop(self) -> None:
         """Tell the workers to stop, as a supervisor would, and wait until they have."""
         stopped = [one for workers in self._workers.values() for one in self._running(workers)]
+        moment = self._moment()
         for process in stopped:
             os.kill(process.pid, signal.SIGTERM)
         if not self.library.ends:
-            self.settle()
+            first = [worker[0] for workers in self._workers.values() for worker in workers]
+            self._export([service for service, _ in first], moment)
             for process in stopped:
                 process.signal_all(signal.SIGKILL)
         for process in stopped:
@@ -320,15 +328,21 @@ class Rig:
         services = {service for service, _ in self._callers.values()}
         for workers in self._workers.values():
             services.update(name for worker in workers for name, one in worker if one.running())
-        before = Counter(point.service for point in self.receiver.points())
-        # An export has as many points as series, and there may be one under way: so the time.
-        moment = max((point.time for point in self.receiver.points()), default=0)
+        known = {point.service for point in self.receiver.points()}
+        self._export(services & known, self._moment())
+
+    def _moment(self) -> int:
+        """Return the time of the latest export: one may be under way."""
+        return max((point.time for point in self.receiver.points()), default=0)
+
+    def _export(self, services: Collection[str], moment: int) -> None:
+        """Wait until these have exported after that moment."""
 
         def newer() -> bool:
             newest = {point.service: point.time for point in self.receiver.points()}
-            return all(newest[one] > moment for one in services & before.keys())
+            return all(newest.get(service, 0) > moment for service in services)
 
-        self.exported(newer, "one more export of everybody")
+        self.exported(newer, f"one more export of {sorted(services)}")
 
     def raw(self) -> bytes:
         """Everything that was exported, as it was sent."""
