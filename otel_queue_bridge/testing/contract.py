@@ -298,7 +298,7 @@ class AdapterContract:
         self._workers(rig, 2 * rig.library.workers)
 
     def test_workers_that_have_stopped_are_none(self, rig: Rig) -> None:
-        rig.work()
+        rig.run("shared").spans("execute")
         rig.exported(lambda: rig.workers() is not None, "any number of workers")
         rig.stop()
         assert rig.workers() == 0

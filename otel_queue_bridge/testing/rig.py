@@ -210,8 +210,7 @@ class Rig:
         for process in stopped:
             os.kill(process.pid, signal.SIGTERM)
         if not self.library.ends:
-            first = [worker[0] for workers in self._workers.values() for worker in workers]
-            self._export([service for service, _ in first], moment)
+            self._export(self._services, moment)
             for process in stopped:
                 process.signal_all(signal.SIGKILL)
         for process in stopped:
