@@ -116,7 +116,7 @@ def test_a_secret_is_masked(text, secret):
 
 
 @pytest.mark.parametrize(
-    "password",
+    "password", ["p@hunter2", "p@@hunter2", "p hunter2", "two blanks hunter2", "p hunter2@x"]
 )
 def test_a_password_in_a_url_is_masked_with_signs_and_blanks(password):
     shown = masked(f"cannot reach amqp://user:{password}@host:5672/vhost: timed out")
