@@ -1,0 +1,251 @@
+"""One queue, instrumented: what it opens it closes, by undo, by hand or with its owner."""
+
+import gc
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from otel_queue_bridge.adapter import SUCCESS, Adapter, Reading, Task
+from otel_queue_bridge.bridge import Bridge
+from otel_queue_bridge.config import load
+from otel_queue_bridge.forks import lifecycle, relay
+from tests.collected import Collected
+from tests.forking import child, reap
+from tests.servers import wait_until
+from tests.test_instruments import Slow, record_in_a_thread
+
+RELAY = "otel_queue_bridge.relay"
+WORKERS, DEPTH, COUNT = "task.workers.active", "task.queue.depth", "task.dispatched"
+
+
+class Pool:
+    """A library's pool of workers."""
+
+    def __init__(self, size=7):
+        self.size = size
+
+    def readings(self):
+        return [Reading(self.size)]
+
+
+class Sdk(Collected):
+    def __init__(self):
+        super().__init__()
+        self.exporter = InMemorySpanExporter()
+        self.spans = TracerProvider()
+        self.spans.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.bridges = []
+
+    def bridge(self, system="fake", **options):
+        providers = {"tracer_provider": self.spans, "meter_provider": self.provider}
+        config = load({**providers, **options}, environment={})
+        self.bridges.append(Bridge(Adapter(system, (), ()), config))
+        assert self.bridges[-1].active()
+        return self.bridges[-1]
+
+
+@pytest.fixture
+def sdk():
+    sdk = Sdk()
+    yield sdk
+    for bridge in sdk.bridges:
+        bridge.undo()
+    sdk.provider.shutdown()
+    sdk.spans.shutdown()
+
+
+def task():
+    return Task("mail", "low")
+
+
+def descriptors():
+    return {one.name for one in Path("/proc/self/fd").iterdir()}
+
+
+def reading_threads():
+    return [thread for thread in threading.enumerate() if thread.name == RELAY]
+
+
+class Worker:
+    """A worker with a pool, gauges, a relay and a child that stays until it is told to go."""
+
+    def __init__(self, bridge, pool):
+        self.relay = bridge.relay(of=pool)
+        bridge.watch_workers(Pool.readings, of=pool)
+        bridge.watch_depth(lambda: [Reading(3, queue="low")])
+        stays, self._go = os.pipe()
+
+        def work():
+            os.close(self._go)
+            bridge.dispatch(task()).end()
+            os.read(stays, 1)
+
+        self._child = child(work)
+        os.close(stays)
+
+    def end(self):
+        os.close(self._go)
+        reap(self._child)
+
+
+# By undo
+
+
+def test_undo_in_a_running_worker_closes_all_that_was_opened(sdk):
+    before = descriptors()
+    bridge, pool = sdk.bridge(), Pool()
+    worker = Worker(bridge, pool)
+    wait_until(lambda: sdk.totals(COUNT) == {(): 1})
+    assert (sdk.totals(WORKERS), sdk.totals(DEPTH)) == ({(): 7}, {(): 3})
+    assert reading_threads()
+    bridge.undo()
+    assert lifecycle.participants() == ()
+    assert relay.opened() is None
+    assert reading_threads() == []
+    assert set(sdk.totals(WORKERS).values()) <= {0}
+    assert sdk.totals(DEPTH) == {}
+    worker.end()
+    assert descriptors() == before
+
+
+def test_afterwards_it_begins_clean_and_a_pool_of_7_reads_7(sdk):
+    pool = Pool()
+    for _ in range(3):
+        bridge = sdk.bridge()
+        worker = Worker(bridge, pool)
+        assert sdk.totals(WORKERS) == {(): 7}
+        assert sdk.totals(DEPTH) == {(): 3}
+        bridge.undo()
+        worker.end()
+    assert sdk.totals(WORKERS) == {(): 0}
+
+
+def test_what_is_opened_after_the_undo_is_closed_at_once(sdk):
+    """As by a worker that was just starting, in another thread."""
+    bridge, pool = sdk.bridge(), Pool()
+    bridge.undo()
+    before = descriptors()
+    bridge.watch_workers(Pool.readings, of=pool)
+    bridge.watch_depth(lambda: [Reading(3, queue="low")])
+    bridge.relay(of=pool)
+    assert relay.opened() is None
+    assert (sdk.totals(WORKERS), sdk.totals(DEPTH)) == ({}, {})
+    assert descriptors() == before
+
+
+def test_a_process_that_is_not_instrumented_does_nothing_at_a_fork(sdk, monkeypatch):
+    sdk.bridge().undo()
+
+    def held(_):
+        pytest.fail("looked at the SDK")
+
+    monkeypatch.setattr(lifecycle, "Held", held)
+    reap(child(lambda: None))
+
+
+def test_of_two_queues_the_other_goes_on(sdk):
+    one, other = sdk.bridge("one"), sdk.bridge("other")
+    for bridge, size in ((one, 7), (other, 5)):
+        bridge.watch_workers(lambda size=size: [Reading(size)])
+    assert sdk.totals(WORKERS, "messaging.system") == {("one",): 7, ("other",): 5}
+    one.undo()
+    assert sdk.totals(WORKERS, "messaging.system") == {("one",): 0, ("other",): 5}
+    assert lifecycle.participants() == (other,)
+
+
+# With its owner, or by hand
+
+
+@pytest.mark.parametrize("by", ["close", "collection"])
+def test_what_belongs_to_a_pool_ends_with_it(sdk, by):
+    before = descriptors()
+    bridge, pool, other = sdk.bridge(), Pool(), Pool(2)
+    worker = Worker(bridge, pool)
+    bridge.watch_workers(Pool.readings, of=other)
+    assert sdk.totals(WORKERS) == {(): 9}
+    if by == "close":
+        bridge.close(of=pool)
+        bridge.close(of=pool)
+    else:
+        del pool
+        gc.collect()
+    assert sdk.totals(WORKERS) == {(): 2}
+    assert sdk.totals(DEPTH) == {(): 3}, "it belongs to nobody"
+    assert relay.opened() is None
+    wait_until(lambda: reading_threads() == [])
+    worker.end()
+    assert descriptors() == before
+
+
+def test_a_gauge_does_not_keep_its_owner(sdk):
+    bridge, pool = sdk.bridge(), Pool()
+    bridge.watch_workers(Pool.readings, of=pool)
+    bridge.relay(of=pool)
+    del pool
+    assert [one for one in gc.get_objects() if isinstance(one, Pool)] == []
+
+
+def test_a_gauge_that_is_closed_by_hand_is_closed_once(sdk):
+    bridge = sdk.bridge()
+    end = bridge.watch_workers(lambda: [Reading(7)])
+    assert sdk.totals(WORKERS) == {(): 7}
+    end()
+    end()
+    bridge.undo()
+    assert sdk.totals(WORKERS) == {(): 0}
+
+
+def test_pools_that_are_started_and_dropped_leave_no_thread(sdk):
+    """As Celery's own tests do, which look for lingering threads."""
+    before, bridge = set(threading.enumerate()), sdk.bridge()
+    pools = [Pool() for _ in range(3)]
+    for pool in pools:
+        bridge.relay(of=pool)
+        bridge.watch_workers(Pool.readings, of=pool)
+    assert set(threading.enumerate()) == before, "there is no child to hear"
+
+
+# Counting
+
+
+def test_the_first_task_waits_for_no_collection_of_others(sdk):
+    """Dispatched and executed, while a callback of the user's does not return."""
+    bridges = []
+
+    def work():
+        bridges.append(sdk.bridge())
+        for _ in range(10):
+            bridges[0].dispatch(task()).end()
+            with bridges[0].execute(task(), measured=True) as operation:
+                operation.settle(SUCCESS)
+
+    with Slow(sdk) as slow:
+        working = record_in_a_thread(work)
+        assert not working.is_alive()
+        assert not slow.released.is_set()
+    wait_until(lambda: sdk.totals("task.completed") == sdk.totals("task.duration") == {(): 10})
+    assert sdk.totals(COUNT) == {(): 10}
+
+
+def test_the_caps_hold_for_what_children_report(sdk):
+    bridge = sdk.bridge(max_task_names=2, max_queue_names=3)
+    pool = Pool()
+    bridge.relay(of=pool)
+
+    def work():
+        for at in range(5):
+            bridge.submit(Task(f"task {at}", f"queue {at}")).end()
+
+    for _ in range(2):
+        reap(child(work))
+    wait_until(lambda: sum(sdk.totals("task.submitted").values()) == 10)
+    names = sdk.totals("task.submitted", "task.name")
+    assert names == {("task 0",): 2, ("task 1",): 2, ("_other",): 6}
+    queues = sdk.totals("task.submitted", "messaging.destination.name")
+    assert queues["_other",] == 4
+    assert len(queues) == 4
