@@ -315,9 +315,11 @@ class AdapterContract:
             attempts["retry"] = 2
         if "cancel" not in self.lacks:
             rig.run("cancelled", options=_QUIET, cancelled=True)
-        runs = [(rig.run(task, options=_QUIET), count) for task, count in attempts.items()]
-        for run, count in runs:
-            run.finished(count)
+        runs = []
+        for task, count in attempts.items():
+            run = rig.run(task, options=_QUIET)
+            run.finished(count)  # one by one: FastWorker 0.3.0 mixes up the replies of several
+            runs.append((run, count))
         everybody = rig.services(options=_QUIET)
         rig.end_caller(options=_QUIET)
         rig.stop()
