@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from otel_queue_bridge.config import load
 from otel_queue_bridge.forks import lifecycle, relay
 from tests.collected import Collected
 from tests.forking import child, reap
-from tests.servers import wait_until
+from tests.servers import LIMIT, wait_until
 from tests.test_instruments import Slow, record_in_a_thread
 
 RELAY = "otel_queue_bridge.relay"
@@ -249,3 +251,63 @@ def test_the_caps_hold_for_what_children_report(sdk):
     queues = sdk.totals("task.submitted", "messaging.destination.name")
     assert queues["_other",] == 4
     assert len(queues) == 4
+
+
+# At the end of the process
+
+LEFT_RUNNING = """
+import dramatiq
+from dramatiq.brokers.stub import StubBroker
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+import otel_queue_bridge
+
+class Exporter(MetricExporter):
+    def export(self, data, timeout_millis=0, **_):
+        self.exported = [
+            metric.name
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis=0):
+        return True
+
+    def shutdown(self, timeout_millis=0, **_):
+        print("exported", *self.exported)
+
+otel_queue_bridge.instrument("dramatiq")
+trace.set_tracer_provider(TracerProvider())
+reader = PeriodicExportingMetricReader(Exporter(), export_interval_millis=3_600_000)
+metrics.set_meter_provider(MeterProvider([reader]))
+broker = StubBroker()
+dramatiq.set_broker(broker)
+
+@dramatiq.actor
+def hello():
+    print("hello", flush=True)
+
+dramatiq.Worker(broker, worker_timeout=10, worker_threads=2).start()
+hello.send()
+broker.join(hello.queue_name)
+print("end", flush=True)
+"""
+
+
+def test_a_worker_that_is_never_stopped_ends_without_a_traceback():
+    """Its last collection comes while the interpreter shuts down, and starts no thread."""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LEFT_RUNNING],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    hello, end, exported = run.stdout.splitlines()
+    assert (run.returncode, hello, end, run.stderr) == (0, "hello", "end", "")
+    assert {"task.submitted", "task.completed", "task.duration"} <= set(exported.split())

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import otel_queue_bridge
 from otel_queue_bridge import ConfigError, instrument, instrumentor, uninstrument
 from otel_queue_bridge.adapter import Adapter, BuiltIn, Hook, Task
 from otel_queue_bridge.config import VARIABLE
@@ -105,6 +107,15 @@ def names(library, exporter):
         ]
 
     return call
+
+
+# The package
+
+
+def test_the_package_tells_its_version_and_nothing_that_it_does_not_have():
+    assert otel_queue_bridge.__version__ == version("otel-queue-bridge")
+    with pytest.raises(AttributeError, match="'otel_queue_bridge' has no attribute 'nonsense'"):
+        otel_queue_bridge.nonsense  # noqa: B018 - reading it is the mistake
 
 
 # Discovery

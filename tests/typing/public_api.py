@@ -1,7 +1,46 @@
 """What a user writes; mypy reads it, nothing runs it."""
 
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
 import otel_queue_bridge
+from otel_queue_bridge.adapter import Task
+
+
+def hook(span: Span, task: Task) -> None:
+    span.set_attribute("shop.task", task.name)
+
 
 otel_queue_bridge.instrument()
 otel_queue_bridge.instrument("celery", relation="link")
+otel_queue_bridge.instrument(
+    "celery",
+    "rq",
+    queues=["celery", "rq"],
+    naming="system",
+    relation="none",
+    link_after=60,
+    dispatch_spans=False,
+    metrics=True,
+    queue_depth=False,
+    excluded_tasks=("health.*",),
+    excluded_queues="low,lower",
+    capture_arguments={"mail": ["to", "subject"]},
+    exception_messages=False,
+    max_task_names=50,
+    max_queue_names=50,
+    flush_timeout=0.5,
+    horse_export="flush",
+    conflicts="yield",
+    propagator=TraceContextTextMapPropagator(),
+    tracer_provider=TracerProvider(),
+    meter_provider=MeterProvider(),
+    submit_hook=hook,
+    execute_hook=hook,
+)
 otel_queue_bridge.uninstrument()
+otel_queue_bridge.uninstrument("celery", "rq")
+version: str = otel_queue_bridge.__version__
+error: type[ValueError] = otel_queue_bridge.ConfigError
