@@ -104,6 +104,7 @@ class Receiver:
             self._rejected: list[str] = []
             self._spans: list[Span] = []
             self._points: list[Point] = []
+            self._latest: dict[str, Point] = {}
 
     def spans(self) -> list[Span]:
         """Return every span in order of arrival, repeated ones included."""
@@ -117,11 +118,8 @@ class Receiver:
 
     def latest(self) -> list[Point]:
         """Return only the last data point per resource, metric and attributes."""
-        series = {
-            json.dumps([point.resource, point.metric, point.attributes], sort_keys=True): point
-            for point in self.points()
-        }
-        return list(series.values())
+        with self._arrived:
+            return list(self._latest.values())
 
     @property
     def requests(self) -> list[Request]:
@@ -183,7 +181,10 @@ class Receiver:
                 if isinstance(request, ExportTraceServiceRequest):
                     self._spans += read_spans(request)
                 elif isinstance(request, ExportMetricsServiceRequest):
-                    self._points += read_points(request)
+                    for point in read_points(request):
+                        self._points.append(point)
+                        series = [point.resource, point.metric, point.attributes]
+                        self._latest[json.dumps(series, sort_keys=True)] = point
             self._arrived.notify_all()
         return status, response if status == HTTPStatus.OK else b""
 

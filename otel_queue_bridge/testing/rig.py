@@ -327,21 +327,21 @@ class Rig:
         services = {service for service, _ in self._callers.values()}
         for workers in self._workers.values():
             services.update(name for worker in workers for name, one in worker if one.running())
-        known = {point.service for point in self.receiver.points()}
+        known = {point.service for point in self.receiver.latest()}
         self._export(services & known, self._moment())
 
     def _moment(self) -> int:
         """Return the time of the latest export: one may be under way."""
-        return max((point.time for point in self.receiver.points()), default=0)
+        return max((point.time for point in self.receiver.latest()), default=0)
 
     def _export(self, services: Collection[str], moment: int) -> None:
         """Wait until these have exported after that moment."""
 
-        def newer() -> bool:
-            newest = {point.service: point.time for point in self.receiver.points()}
-            return all(newest.get(service, 0) > moment for service in services)
+        def all_have() -> bool:
+            newer = {p.service for p in self.receiver.latest() if p.time > moment}
+            return newer.issuperset(services)
 
-        self.exported(newer, f"one more export of {sorted(services)}")
+        self.exported(all_have, f"one more export of {sorted(services)}")
 
     def raw(self) -> bytes:
         """Everything that was exported, as it was sent."""
