@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from socket import create_server
@@ -315,8 +316,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("changes", "expected"), MISTAKES.values(), ids=MISTAKES)
-def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected):
-    report = run("--json", environment=healthy | changes)
+def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected, tmp_path):
+    without_grpc = Site(
+        tmp_path
+    )  # other tests need the exporter; here it is seen without its parts
+    without_grpc.add("opentelemetry-exporter-otlp-proto-grpc", version("opentelemetry-sdk"))
+    report = run("--json", environment=healthy | without_grpc.environment | changes)
     others = ("dramatiq is ", "fastworker is ", "rq is ")  # what befalls them all is told of each
     findings = [one for one in report.remarks if not one["message"].startswith(others)]
     assert len(findings) == 1, report.remarks
@@ -513,8 +518,10 @@ def test_under_opentelemetry_instrument_the_patched_queues_are_shown(healthy):
     ]
 
 
-def test_under_opentelemetry_instrument_an_sdk_that_did_not_start_is_found(healthy):
-    grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+def test_under_opentelemetry_instrument_an_sdk_that_did_not_start_is_found(healthy, tmp_path):
+    without_grpc = Site(tmp_path)
+    without_grpc.add("opentelemetry-exporter-otlp-proto-grpc", version("opentelemetry-sdk"))
+    grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **without_grpc.environment}
     report = run("--json", environment=healthy | grpc, command=UNDER_INSTRUMENT)
     assert report.code == 1
     assert report.says("patched now", "problem", "celery is not patched")

@@ -40,5 +40,7 @@ class TestFastWorker(AdapterContract):
         "two_workers": "two control planes are two queues",
         "time_in_the_queue_is_in_seconds": "it begins every task at once",
         "the_depth_of_a_queue_is_what_waits_at_the_broker": "nothing waits at a broker",
+        "workers_that_have_stopped_are_none": "0.3.0 ends on no signal: it has to be killed",
+        "a_worker_that_is_told_to_stop_has_exported_all": "likewise; see tests/brokers",
         **({"delay": "0.1.1 has no planned start"} if OLD else {}),
     }

@@ -9,6 +9,7 @@ app.conf.update(
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
     task_publish_retry=False,
+    worker_enable_remote_control=False,  # two workers of one name would share its queue
     worker_prefetch_multiplier=1,
 )
 
