@@ -14,9 +14,8 @@ from typing import Any
 
 from opentelemetry import trace
 from redis import Redis
-from rq import Callback, Queue, Retry, get_current_job
-from rq.command import send_stop_job_command
-from rq.worker import HerokuWorker
+from rq import Callback, Queue, Retry, command, get_current_job
+from rq.worker import HerokuWorker, Worker
 
 try:
     from rq import Repeat
@@ -137,7 +136,14 @@ def system_exit() -> None:
 
 
 def stopped() -> None:
-    send_stop_job_command(connection, get_current_job().id)
+    command.send_stop_job_command(connection, get_current_job().id)
+    signal.pause()
+
+
+def stopped_execution() -> None:
+    job = get_current_job()
+    (execution,) = job.get_executions()
+    command.send_stop_execution_command(connection, job.id, execution.id)
     signal.pause()
 
 
@@ -163,6 +169,14 @@ def callback_fails() -> None:
 
 def fail_in_callback(*_: object) -> None:
     raise KeyError
+
+
+def note_failure(_: Any, __: Any, kind: type, ___: Any, traceback: Any) -> None:
+    note("callback", kind.__name__, traceback is None)
+
+
+def note_exception(_: Any, kind: type, __: Any, traceback: Any) -> None:
+    note("handler", kind.__name__, traceback is None)
 
 
 def gate(name: str = "gate") -> None:
@@ -205,6 +219,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "killed_and_retried": {"retry": Retry(max=1)},
     "killed_and_retried_later": {"retry": Retry(max=1, interval=1)},
     "stopped": {"retry": Retry(max=1)},  # RQ does not retry it
+    "stopped_execution": {"retry": Retry(max=1)},
     "undone": {"retry": Retry(max=1)},
     "gate_retried": {"retry": Retry(max=1)},
     "forgotten": {"result_ttl": 0},
@@ -215,17 +230,22 @@ if Repeat is not None:
     OPTIONS["repeat_later"] = {"repeat": Repeat(times=1, interval=1)}
 
 
+class ForRQ2(Worker):
+    def perform_job(self, job: Any, queue: Any) -> Any:
+        return super().perform_job(job, queue)
+
+
 class Overriding(HerokuWorker):
     """A user's worker, whose methods call those of the library."""
 
-    def execute_job(self, job: Any, queue: Any) -> Any:
-        return super().execute_job(job, queue)
+    def execute_job(self, job: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().execute_job(job, *args, **kwargs)
 
-    def fork_work_horse(self, job: Any, queue: Any) -> Any:
-        return super().fork_work_horse(job, queue)
+    def fork_work_horse(self, job: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().fork_work_horse(job, *args, **kwargs)
 
-    def perform_job(self, job: Any, queue: Any) -> bool:
-        return super().perform_job(job, queue)
+    def perform_job(self, job: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().perform_job(job, *args, **kwargs)
 
     def handle_job_failure(self, job: Any, *args: Any, **kwargs: Any) -> Any:
         if self.is_horse and job.func_name.endswith("undone"):

@@ -21,6 +21,10 @@ try:
     from rq.cron import CronJob, CronScheduler
 except ImportError:  # before RQ 2.6
     Repeat = CronJob = CronScheduler = None
+try:
+    from rq.rate_limit import RateLimit
+except ImportError:  # before RQ 3.0
+    RateLimit = None
 
 SECRET = "swordfish"  # noqa: S105
 """Jobs get and return this; it must not be in the telemetry."""
@@ -74,6 +78,10 @@ def saves() -> None:
     job.save()
     job = Job.fetch(job.id, connection=connection)
     note("saved", job.meta, connection.hexists(job.key, "otel"), sorted(map(str, job.meta)))
+
+
+def limited() -> None:
+    time.sleep(0.3)
 
 
 def tells() -> None:
@@ -138,6 +146,41 @@ def duplicate() -> None:
         queue.enqueue(a, unique=True, job_id="only")
     except Exception as error:  # noqa: BLE001 - the test asks which
         note("duplicate", type(error).__name__)
+
+
+def duplicate_later() -> None:
+    queue.enqueue_at(soon(), a, unique=True, job_id="only_later")
+    try:
+        queue.enqueue_in(timedelta(seconds=1), a, unique=True, job_id="only_later")
+    except Exception as error:  # noqa: BLE001 - the test asks which
+        note("duplicate", type(error).__name__)
+
+
+def cancelled() -> None:
+    """Cancel a job that another one waits for, and have that one run."""
+    job = queue.enqueue_in(timedelta(hours=1), a)
+    depends(job)
+    job.cancel(enqueue_dependents=True)
+
+
+def at_a_time(function: Callable[..., Any], **options: Any) -> Job:
+    """Enqueue it so that it runs alone among its like."""
+    limit = RateLimit(function.__name__, 1)
+    return queue.enqueue(function, rate_limit=limit, **options)
+
+
+def limited_and_depending() -> None:
+    """Wait for a job, and then for the rate limit that another one is using up."""
+    first = queue.enqueue(slow)
+    depends(first, rate_limit=RateLimit("b", 1))
+    depends(first, rate_limit=RateLimit("b", 1))
+
+
+def limited_and_requeued() -> None:
+    job = at_a_time(fails)
+    wait_for("failed", job)
+    with tracer.start_as_current_span("later"):
+        job.requeue()
 
 
 def refused() -> None:
@@ -206,6 +249,16 @@ WAYS: dict[str, Callable[[], Any]] = {
     "cron scheduler": cron_scheduler,
     "saved": lambda: queue.enqueue(saves, meta={"user": "alice"}),
     "shared meta": shared_meta,
+    "duplicate, later": duplicate_later,
+    "cancelled": cancelled,
+    "rate limit": lambda: [at_a_time(limited) for _ in range(3)],
+    "rate limit, in": lambda: queue.enqueue_in(
+        timedelta(seconds=1), a, rate_limit=RateLimit("in", 1)
+    ),
+    "rate limit, retry": lambda: at_a_time(retries, retry=Retry(max=1, enqueue_at_front=True)),
+    "rate limit, retry with interval": lambda: at_a_time(retries, retry=Retry(1, interval=1)),
+    "rate limit, depends_on": limited_and_depending,
+    "rate limit, requeue": limited_and_requeued,
     "here": lambda: here.enqueue(a),
     "here, failing": lambda: here.enqueue(fails),
     "here, many": lambda: here.enqueue_many([Queue.prepare_data(a), Queue.prepare_data(b)]),

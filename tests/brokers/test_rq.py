@@ -8,6 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
+import rq.command
 import rq.job
 import rq.worker
 
@@ -61,6 +62,7 @@ OUTCOMES: dict[str, Attempts] = {
     "exits": (Attempt("failure", "exit status 3"),),
     "system_exit": (Attempt("failure", "SystemExit"),),
     "stopped": (Attempt("failure", "stopped"),),
+    "stopped_execution": (Attempt("failure", "stopped"),),
     "coroutine": (Attempt("success", below=("inner",)),),
     "forgotten": (SUCCESS,),
     "callback_fails": (Attempt("failure", "KeyError"),),
@@ -74,6 +76,7 @@ ABSENT = {
     for name in OUTCOMES
     if (name.startswith("returned") and not hasattr(rq.job.Job, "_handle_retry_result"))
     or (name.startswith("repeat") and not hasattr(rq, "Repeat"))
+    or (name == "stopped_execution" and not hasattr(rq.command, "send_stop_execution_command"))
 }
 """Outcomes that the installed version of RQ does not have yet."""
 NO_HORSE = {
@@ -84,6 +87,7 @@ NO_HORSE = {
     "crashed",
     "exits",
     "stopped",
+    "stopped_execution",
 }
 """Outcomes that would end a worker that runs its jobs itself."""
 FEW = ("success", "failure", "retry", "killed", "coroutine")

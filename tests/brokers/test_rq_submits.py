@@ -70,6 +70,17 @@ WAYS = {
     "cron scheduler": job("a"),
     "saved": job("saves"),
     "shared meta": [*job("tells"), *job("tells")],
+    "duplicate, later": [*job("a"), "submit a ERROR"],
+    "cancelled": ["submit a", *later(*job("b"))],
+    "rate limit": job("limited") * 3,
+    "rate limit, in": job("a"),
+    "rate limit, retry": RETRIED,
+    "rate limit, retry with interval": RETRIED,
+    "rate limit, depends_on": [*job("slow"), *later(*job("b")) * 2],
+    "rate limit, requeue": [
+        *job("fails", status=" ERROR"),
+        *later(*job("fails", status=" ERROR")),
+    ],
     "here": here("a"),
     "here, failing": here("fails", status=" ERROR"),
     "here, many": [*here("a"), *here("b")],
@@ -81,7 +92,10 @@ if "unique" not in signature(rq.Queue.enqueue_call).parameters:
     del WAYS["unique"], WAYS["duplicate"]
 if find_spec("rq.cron") is None:
     del WAYS["cron job"], WAYS["cron scheduler"]
-SUBMITTED_AGAIN = {"retry", "retry with interval"}
+if find_spec("rq.rate_limit") is None:
+    del WAYS["duplicate, later"]
+    WAYS = {way: below for way, below in WAYS.items() if not way.startswith("rate limit")}
+SUBMITTED_AGAIN = {way for way in WAYS if "retry" in way}
 """Ways in which a submit is a retry, and so no new task."""
 
 
@@ -175,6 +189,17 @@ def test_waiting_for_another_job_or_a_planned_time_is_no_waiting(submitted: Subm
     assert execute.attributes["task.wait"] <= elapsed - 0.3 + CLOCK  # the other job took that long
 
 
+@pytest.mark.skipif("rate limit" not in WAYS, reason="this RQ has no rate limits")
+def test_waiting_for_a_rate_limit_is_no_waiting(submitted: Submitted) -> None:
+    """Each of the three runs 0.3 s, and holds back the next: the last is held back for 0.6 s."""
+    spans = submitted.of("rate limit")
+    last = [s for s in spans if s.name.startswith("execute")][-1]
+    (dispatch,) = (s for s in spans if s.span_id == last.parent_id)
+    (submit,) = (s for s in spans if s.span_id == dispatch.parent_id)
+    elapsed = (last.start - submit.start) / 1e9
+    assert last.attributes["task.wait"] <= elapsed - 0.6 + CLOCK
+
+
 def test_baggage_comes_along(submitted: Submitted) -> None:
     """It is in the carrier, which is one more field of the hash."""
     with Redis.from_url(submitted.fleet.broker) as client:
@@ -197,9 +222,12 @@ def test_neither_meta_nor_arguments_are_touched(submitted: Submitted) -> None:
 
 @pytest.mark.skipif("duplicate" not in WAYS, reason="this RQ knows no unique jobs")
 def test_a_duplicate_is_refused_as_ever(submitted: Submitted) -> None:
-    assert [error for _, error, _ in submitted.fleet.notes("duplicate")] == ["DuplicateJobError"]
-    (failed,) = (s for s in submitted.of("duplicate") if s.status == "ERROR")
-    assert failed.attributes["error.type"] == "rq.exceptions.DuplicateJobError"
+    ways = [way for way in ("duplicate", "duplicate, later") if way in WAYS]
+    refused = [error for _, error, _ in submitted.fleet.notes("duplicate")]
+    assert refused == ["DuplicateJobError"] * len(ways)
+    for way in ways:
+        (failed,) = (s for s in submitted.of(way) if s.status == "ERROR")
+        assert failed.attributes["error.type"] == "rq.exceptions.DuplicateJobError"
 
 
 def test_what_redis_refuses_of_many_is_refused_as_ever(submitted: Submitted) -> None:

@@ -1,6 +1,6 @@
 """RQ: every enqueue and its cause, the worker that forks a work-horse, and the job in it.
 
-Names cited in this folder are those of RQ 2.12.
+Names cited in this folder are those of RQ 3.0.
 """
 
 from otel_queue_bridge.adapter import Adapter, Hook
@@ -8,7 +8,7 @@ from otel_queue_bridge.adapters.rq import carrier, execute, lost, submit, work
 
 adapter = Adapter(
     system="rq",
-    instruments=("rq >= 2.0, < 3",),
+    instruments=("rq >= 2.0, < 4",),
     # Signal handlers raise these, wherever the process may be at that time.
     interrupts=(
         "rq.timeouts:BaseTimeoutException",
@@ -19,10 +19,12 @@ adapter = Adapter(
     hooks=(
         Hook("rq.queue:Queue.enqueue_job", submit.submit),
         Hook("rq.queue:Queue._enqueue_job", submit.submit),
+        Hook("rq.queue:Queue._enqueue_rate_limited_job", submit.submit, optional=True),
         Hook("rq.queue:Queue.schedule_job", submit.submit),
         Hook("rq.queue:Queue.enqueue_many", submit.enqueue_many),
         Hook("rq.queue:Queue.create_job", submit.defer),
         Hook("rq.queue:Queue.enqueue_dependents", submit.promote),
+        Hook("rq.registry:ReadyJobRegistry.enqueue_jobs", submit.promote, optional=True),
         Hook("rq.scheduler:RQScheduler.enqueue_scheduled_jobs", submit.promote),
         Hook("rq.job:Job.retry", submit.retry),
         Hook("rq.job:Job.to_dict", carrier.store),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) -> Task:
-    depends = getattr(job, "_dependency_ids", None)
+    held_back = getattr(job, "_dependency_ids", None) or getattr(job, "rate_limit_key", None)
     return Task(
         name(job),
         queue,
@@ -23,8 +23,8 @@ def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) ->
         carrier=carrier(job),
         other_carriers=(job.meta,),  # other tracers put it there
         attempt=next_attempt(job),
-        # Waiting for other jobs is planned delay.
-        eta=seconds(job.enqueued_at) if depends and job.enqueued_at else None,
+        # Waiting for other jobs is planned delay, be it for their results or for their rate limit.
+        eta=seconds(job.enqueued_at) if held_back and job.enqueued_at else None,
         worker=worker,
         server=server(connection),
         arguments=(lambda: arguments(job)) if _deserialized(job) else None,

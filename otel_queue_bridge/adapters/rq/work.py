@@ -25,6 +25,7 @@ _BY_STATUS = {
     "failed": Outcome("failure"),
     "queued": RETRY,
     "scheduled": RETRY,
+    "rate_limited": RETRY,
     "canceled": CANCELLED,
 }
 """The status in Redis after a work-horse that could not report, and what it means."""
