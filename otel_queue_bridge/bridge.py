@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 
-from otel_queue_bridge import failures, semconv
+from otel_queue_bridge import failures, semconv, versions
 from otel_queue_bridge.failures import Reports
 from otel_queue_bridge.forks import lifecycle, spans
 from otel_queue_bridge.forks.relay import Relay
@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from otel_queue_bridge.forks.relay import Line, Receivers
     from otel_queue_bridge.operation import Exchange, Operation
     from otel_queue_bridge.semconv import Metric
+    from otel_queue_bridge.versions import Gaps
 
 
 class Bridge:
     """One queue library, instrumented with one configuration, until `undo`."""
 
-    def __init__(self, adapter: Adapter, config: Config) -> None:
+    def __init__(self, adapter: Adapter, config: Config, gaps: Gaps | None = None) -> None:
+        """Instrument it; `gaps` are those of a version that nobody tested."""
         self.config = config
         self.system = adapter.system
         reports = Reports(adapter.system)
@@ -52,8 +54,13 @@ class Bridge:
         self._diversion: spans.Diversion | None = None
         failures.expect(self, adapter.interrupts)
         lifecycle.join(self)
+        if gaps is not None:
+            self._patches.expect(gaps)
         for hook in adapter.hooks:
             self._patches.install(hook)
+        if gaps is not None:
+            package = versions.package(adapter)
+            self._patches.when_imported(package, package, gaps.tell)
 
     def undo(self) -> None:
         """Restore the library exactly, and close all that was opened."""

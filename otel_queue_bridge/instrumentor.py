@@ -14,12 +14,11 @@ import threading
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from opentelemetry.instrumentation.dependencies import (
-    DependencyConflictError,
-    get_dependency_conflicts,
-)
+import wrapt
+from opentelemetry.instrumentation.dependencies import DependencyConflict, DependencyConflictError
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # its file asks mypy to skip it
 
+from otel_queue_bridge import versions
 from otel_queue_bridge.bridge import Bridge
 from otel_queue_bridge.config import (
     ConfigError,
@@ -54,7 +53,7 @@ _lock = threading.RLock()
 """Held by whoever switches anything on or off."""
 
 _warned: set[str] = set()
-"""Misspelt variables that have had their warning."""
+"""Misspelt variables that have had their warning, and queues of untested versions."""
 
 
 def _start_over() -> None:
@@ -113,6 +112,11 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         with _lock:
             super().uninstrument(**kwargs)
 
+    def _check_dependency_conflicts(self) -> DependencyConflict | None:
+        """Let an untested version pass: `_instrument` knows whether the user wants it."""
+        conflict = versions.conflict(adapter_named(self.queue))
+        return None if isinstance(conflict, versions.Untested) else conflict
+
     def _keep(self, kwargs: dict[str, Any]) -> None:
         """Leave it as it is, and say so where other options are asked for."""
         kwargs.pop("raise_exception_on_conflict", None)
@@ -147,10 +151,17 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             other = rivals[0] if rivals else _shown(built_in)
             _logger.warning(_LEFT, self.queue, other)
             return
+        gaps = None
+        untested = versions.conflict(adapter)
+        if isinstance(untested, versions.Untested):
+            if not config.untested_versions:
+                _refuse(adapter, untested)
+                return
+            gaps = versions.Gaps(adapter, untested)
         for rival in rivals:  # first of all: else its wrappers would be under ours
             _replace(rival, self.queue)
         _warn_of_unknown_variables()
-        _bridges[self.queue] = bridge = Bridge(adapter, config)
+        _bridges[self.queue] = bridge = Bridge(adapter, config, gaps)
         if built_in is not None:
             bridge.silence(built_in.functions)
             _logger.warning(_REPLACED, _shown(built_in), self.queue)
@@ -171,6 +182,18 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                     self.uninstrument()
                     _logger.warning(_LEFT, self.queue, rival)
                     return
+
+
+def _refuse(adapter: Adapter, untested: versions.Untested) -> None:
+    """Say that the library stays as it is: once, and only where it is imported."""
+    queue = adapter.system
+
+    def say(_: object) -> None:
+        if queue not in _bridges and queue not in _warned:
+            _warned.add(queue)
+            _logger.warning("%s is not instrumented: %s", queue, untested)
+
+    wrapt.register_post_import_hook(say, versions.package(adapter))
 
 
 def _replace(rival: str, queue: str) -> None:
@@ -250,8 +273,9 @@ def _instrument(queues: tuple[str, ...], options: dict[str, Any]) -> None:
     for queue in named:
         adapter = adapter_named(queue)
         switched_on(adapter.switch)
-        conflict = get_dependency_conflicts(adapter.instruments)
-        if conflict is not None:
+        conflict = versions.conflict(adapter)
+        allowed = config.untested_versions and isinstance(conflict, versions.Untested)
+        if conflict is not None and not allowed:
             raise DependencyConflictError(conflict)
     others = []
     for queue in () if queues else known:
@@ -271,10 +295,8 @@ def _is_wanted(queue: str, *, others_named: bool) -> bool:
     on = switched_on(adapter.switch)
     if others_named and not on:
         return False
-    conflict = get_dependency_conflicts(adapter.instruments)
-    if conflict is not None and conflict.found is not None:
-        _logger.warning("%s is not instrumented: %s", queue, conflict)
-    return conflict is None
+    conflict = versions.conflict(adapter)
+    return conflict is None or isinstance(conflict, versions.Untested)
 
 
 def _check(queues: Iterable[str], place: str) -> None:

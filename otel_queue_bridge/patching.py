@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from otel_queue_bridge.adapter import Advice, Hook
     from otel_queue_bridge.failures import Reports
+    from otel_queue_bridge.versions import Gaps
 
 
 _LISTENERS = "_otel_queue_bridge"
@@ -81,12 +82,17 @@ class Patches:
         self._aliases: list[tuple[str, str, object, object]] = []
         self._awaited: list[_Awaited] = []
         self._below: dict[type, _Subclasses] = {}
+        self._gaps: Gaps | None = None
         self.on = True
+
+    def expect(self, gaps: Gaps) -> None:
+        """Let this name what the hooks do not find: nobody has tested the library's version."""
+        self._gaps = gaps
 
     def install(self, hook: Hook) -> None:
         """Patch the hook's places now if their modules are imported, else when they are."""
         module, _, path = hook.target.partition(":")
-        self._when_imported(
+        self.when_imported(
             module, hook.target, lambda imported: self._install(hook, imported, path)
         )
 
@@ -103,7 +109,7 @@ class Patches:
 
             self.put(found, attribute, original, replaced)
 
-        self._when_imported(module, target, replace)
+        self.when_imported(module, target, replace)
 
     def patch(self, owner: object, attribute: str, advice: Advice) -> None:
         """Advise one attribute of an object that appeared at run time; a second time is nothing."""
@@ -143,9 +149,9 @@ class Patches:
                 self._patches.append(_Patch(owner, attribute, original, replacement))
             return self.on
 
-    def _when_imported(
-        self, module: str, where: str, install: Callable[[ModuleType], None]
-    ) -> None:
+    def when_imported(self, module: str, where: str, install: Callable[[ModuleType], None]) -> None:
+        """Call back now or when the module is imported, unless all is undone before."""
+
         def imported(found: ModuleType) -> None:
             try:
                 install(found)
@@ -163,6 +169,8 @@ class Patches:
 
     def refuse(self, where: str, error: Exception) -> None:
         """Report what cannot be patched."""
+        if self._gaps is not None and self._gaps.add(where):
+            return
         why = f" ({error})" if isinstance(error, UnsuitableTargetError) else ""
         self.reports.report(where, error, f"it stays as it is{why}")
 
@@ -199,7 +207,7 @@ class Patches:
             if held is original:
                 setattr(found, attribute, replacement)
 
-        self._when_imported(module, alias, rebind)
+        self.when_imported(module, alias, rebind)
 
     def _factory(self, hook: Hook) -> Advice:
         def advice(call: Call, _: Recorder) -> Generator[None, None, None]:

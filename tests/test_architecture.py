@@ -20,7 +20,7 @@ HOSTS = {"billiard", "celery", "dramatiq", "fastworker", "kombu", "pynng", "rq"}
 ROWS = [
     {"adapter", "semconv", "failures"},
     {"config"},
-    {"propagation", "instruments"},
+    {"propagation", "instruments", "versions"},
     {"tracing", "metrics"},
     {"operation"},
     {"patching", "forks"},

@@ -23,7 +23,9 @@ from otel_queue_bridge.cli import masking
 from otel_queue_bridge.cli.doctor import broker, probe, tracing
 from otel_queue_bridge.config import OPTIONS, VARIABLE
 from otel_queue_bridge.otlp import Receiver
+from otel_queue_bridge.versions import ALLOW
 from tests.servers import LIMIT, free_port
+from tests.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 DOCTOR = (sys.executable, "-m", "otel_queue_bridge", "doctor")
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 UNDER_INSTRUMENT = (str(SCRIPTS / "opentelemetry-instrument"), *DOCTOR)
-SIGNALS = ("traces", "metrics", "logs")
 FOREIGN = ("OTEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")
 
 
@@ -92,28 +93,6 @@ def healthy(collector):
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery",
         "OTEL_TRACES_SAMPLER": "",  # as good as unset
     }
-
-
-class Site:
-    """A folder of packages that seem to be installed, before all others."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        outer = os.environ.get("PYTHONPATH", "")
-        self.environment = {"PYTHONPATH": f"{folder}{os.pathsep}{outer}".rstrip(os.pathsep)}
-
-    def add(self, name, version="1.0", **points):
-        info = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        groups = [f"[{group}]\n{line}\n" for group, line in points.items()]
-        (info / "entry_points.txt").write_text("\n".join(groups))
-
-    def add_grpc_exporter(self, module=""):
-        (self.folder / "made_up_exporter.py").write_text(module)
-        line = "otlp_proto_grpc = made_up_exporter:Exporter"
-        groups = {f"opentelemetry_{signal}_exporter": line for signal in SIGNALS}
-        self.add("opentelemetry-exporter-otlp-proto-grpc", **groups)
 
 
 @pytest.fixture
@@ -428,8 +407,31 @@ def test_an_untested_version_is_found(healthy, site):
     assert report.code == 1
     (untested,) = report.remarks
     assert (untested["check"], untested["level"]) == ("versions", "problem")
-    assert "celery 4.4.7 will not be instrumented" in untested["message"]
-    assert untested["advice"] == "pip install 'celery >= 5.3, < 6'"
+    assert untested["message"] == (
+        "celery 4.4.7 is not instrumented: it is outside the tested range, celery >= 5.3, < 6"
+    )
+    assert untested["advice"] == f"pip install 'celery >= 5.3, < 6', or export {ALLOW}"
+
+
+def test_an_untested_version_that_is_allowed_is_a_warning_that_names_what_it_lacks(healthy, site):
+    site.add("celery", "4.4.7")
+    (site.folder / "strange.py").write_text(
+        "from otel_queue_bridge.adapter import Adapter, Hook\n"
+        "targets = ('json:dumps', 'json:gone', 'json.gone:dumps', 'json:JSONEncoder.gone')\n"
+        "adapter = Adapter('json', ('wrapt < 1',), tuple(Hook(one, None) for one in targets))\n"
+    )
+    site.add("strange", **{"otel_queue_bridge.adapters": "json = strange:adapter"})
+    allow = dict([ALLOW.split("=")])
+    report = run("--json", environment=healthy | site.environment | allow)
+    assert report.code == 0
+    ours, strange = report.remarks
+    assert ours["message"] == (
+        "celery 4.4.7 is outside the tested range, celery >= 5.3, < 6; "
+        "it is instrumented all the same, as tested ones"
+    )
+    missing = "json:gone, json.gone:dumps, json:JSONEncoder.gone"
+    assert strange["message"].endswith(f"without {missing}, which it lacks")
+    assert report.says("loading", "ok", "json: opentelemetry-instrument does not load it")
 
 
 @pytest.mark.parametrize(

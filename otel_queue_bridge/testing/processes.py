@@ -219,6 +219,12 @@ class Process:
             os.killpg(self.pid, number)
         return alive
 
+    def lose_power(self) -> None:
+        """Kill all members at the same moment: none sees another one die."""
+        self.signal_all(signal.SIGSTOP)
+        self.signal_all(signal.SIGKILL)
+        wait_until(lambda: not self.members(), what=f"{self.name} is dead")
+
     def _tail(self, lines: int = 40) -> str:
         end = self.log().splitlines()[-lines:]
         return "\n" + "\n".join([f"--- end of {self.name}'s log:", *end])

@@ -1,6 +1,5 @@
 """What came with RQ 3, and what it does to workers that were written for RQ 2."""
 
-import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from rq import Callback, Queue, Retry
 
 from otel_queue_bridge.otlp import Receiver
 from tests.brokers.rq_fleet import Fleet, complaints, end, unclean
-from tests.servers import Processes, Valkey, wait_until
+from tests.servers import Processes, Valkey
 
 APP = "tests.brokers.rq_app"
 pytestmark = pytest.mark.skipif(int(version("rq").split(".")[0]) < 3, reason="this is RQ 2")
@@ -66,8 +65,7 @@ def test_an_abandoned_job_reaches_its_callback_its_handler_and_its_webhook(
         webhooks=[Webhook(calls.pop() + "/failed", "failed")],
     )
     worker.wait_for(lambda: fleet.notes("gate"))
-    worker.signal_all(signal.SIGKILL)
-    wait_until(lambda: not worker.members())
+    worker.lose_power()
     with Redis.from_url(fleet.broker) as client:
         for entry in client.zrange("rq:wip:default", 0, -1):
             client.zadd("rq:wip:default", {entry: 1})

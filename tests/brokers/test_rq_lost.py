@@ -11,7 +11,7 @@ from redis import Redis
 
 from otel_queue_bridge.otlp import Receiver
 from tests.brokers.rq_fleet import FLUSH, Fleet, complaints, end, instances, unclean
-from tests.servers import Processes, Valkey, wait_until
+from tests.servers import Processes, Valkey
 
 APP = "tests.brokers.rq_app"
 ABANDONED = "ERROR rq.exceptions.AbandonedJobError"
@@ -122,8 +122,7 @@ def test_what_died_with_its_worker_is_told_by_the_next(fleet: Fleet) -> None:
         pool.wait_for(lambda: counted(fleet, name, dispatched=1))  # noqa: B023 - called at once
         pool.wait_for(lambda: len(fleet.finished().spans[name]) == 2)  # noqa: B023
     pool.wait_for(lambda: len(fleet.notes("gate")) == 2)
-    pool.signal_all(signal.SIGKILL)
-    wait_until(lambda: not pool.members())
+    pool.lose_power()
     assert {name: len(fleet.finished().spans[name]) for name in names} == dict.fromkeys(names, 2)
     expire(fleet)
     fleet.open_gate()

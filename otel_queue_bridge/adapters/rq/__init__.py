@@ -29,13 +29,19 @@ adapter = Adapter(
         Hook("rq.job:Job.retry", submit.retry),
         Hook("rq.job:Job.to_dict", carrier.store),
         Hook("rq.job:Job.restore", carrier.restore),
+        Hook(
+            "rq.worker:BaseWorker.handle_job_retry",  # RQ 2.1 and later
+            submit.retry_returned,
+            overrides=True,
+            optional=True,
+        ),
         Hook("rq.queue:Queue.run_sync", execute.execute_sync),
         Hook("rq.job:Job._handle_failure", execute.note_error),
         Hook("rq.registry:StartedJobRegistry.cleanup", lost.clean_up),
         Hook("rq.job:Job.retry", lost.abandon_to_retry),
         Hook("rq.registry:FailedJobRegistry.add", lost.abandon),
         *(
-            Hook(f"rq.worker:BaseWorker.{name}", advice, overrides=True, optional=True)
+            Hook(f"rq.worker:BaseWorker.{name}", advice, overrides=True)
             for name, advice in work.METHODS.items()
         ),
     ),

@@ -10,7 +10,7 @@ from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, Reading, Recorder
-from otel_queue_bridge.adapters.rq import execute, lost, submit
+from otel_queue_bridge.adapters.rq import execute, lost
 from otel_queue_bridge.adapters.rq.carrier import carrier, next_attempt
 from otel_queue_bridge.adapters.rq.hand_over import HandOver
 from otel_queue_bridge.adapters.rq.reading import depths, seconds, task_of
@@ -120,7 +120,6 @@ METHODS = {
     "fork_work_horse": fork,
     "perform_job": execute.execute,
     "handle_exception": execute.note_exception,
-    "handle_job_retry": submit.retry_returned,
     "handle_job_failure": lost.fail,
     "handle_work_horse_killed": lost.note_cause,
 }

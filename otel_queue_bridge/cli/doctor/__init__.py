@@ -44,7 +44,7 @@ def run(chosen: Namespace) -> int:
     # OpenTelemetry treats an empty variable as one that is not set.
     environment = {name: value for name, value in os.environ.items() if value.strip()}
     config = options.effective(os.environ)
-    found = libraries()
+    found = libraries(config)
     checks = {
         "versions": versions.findings(found),
         "loading": loading.findings(environment, found, config),

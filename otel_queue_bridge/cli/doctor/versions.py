@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
 from packaging.requirements import Requirement
 
+from otel_queue_bridge import versions
 from otel_queue_bridge.cli.doctor.findings import ok, problem, warning
 
 if TYPE_CHECKING:
@@ -79,19 +80,22 @@ def _sdk() -> Finding:
 
 
 def _queue(library: Library) -> Finding:
-    queue, adapter, conflict, error = library
+    queue, adapter, conflict, error, allowed = library
     if error or adapter is None:
         return problem(
             f"the adapter of {queue} cannot be loaded: {error}", "update or remove its package"
         )
-    tested = ", ".join(adapter.instruments)
+    tested = versions.range_of(adapter)
     if conflict is None:
         name = Requirement(adapter.instruments[0]).name
         return ok(f"{name} {installed(name)} (tested: {tested})", queue=queue)
     if conflict.found is None:
         return ok(f"{queue} is not installed (tested: {tested})", queue=queue)
-    return problem(
-        f"{conflict.found} will not be instrumented: {tested} was tested",
-        "pip install " + " ".join(f"'{requirement}'" for requirement in adapter.instruments),
-        queue=queue,
-    )
+    install = "pip install " + " ".join(f"'{requirement}'" for requirement in adapter.instruments)
+    if not (allowed and isinstance(conflict, versions.Untested)):
+        return problem(
+            f"{conflict.found} is not instrumented: it is outside the tested range, {tested}",
+            f"{install}, or export {versions.ALLOW}",
+            queue=queue,
+        )
+    return warning(conflict.tolerated(versions.lacking(adapter)), install, queue=queue)

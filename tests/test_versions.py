@@ -1,0 +1,172 @@
+"""Versions that nobody tested: refused in one line, or instrumented as far as that is possible."""
+
+import logging
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from opentelemetry.instrumentation.dependencies import DependencyConflictError
+from packaging.requirements import Requirement
+
+from otel_queue_bridge import instrument, instrumentor, uninstrument
+from otel_queue_bridge.adapter import Adapter, Hook
+from otel_queue_bridge.instrumentor import adapter_named, adapters
+from otel_queue_bridge.versions import ALLOW, package, range_of
+from tests.servers import LIMIT
+from tests.site import Site
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+QUEUES = sorted(adapters())
+SHOW = "from otel_queue_bridge import instrumentor; print(*instrumentor.instrumented())"
+
+
+def run(code: str, site: Site, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": str(SCRIPTS), "OTEL_METRICS_EXPORTER": "none"}
+    environment |= {"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    environment["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "celery,fastapi,logging"
+    return subprocess.run(
+        [SCRIPTS / "opentelemetry-instrument", sys.executable, "-c", code],
+        env=environment | site.environment | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT,
+    )
+
+
+@pytest.fixture(params=QUEUES)
+def queue(request: pytest.FixtureRequest) -> str:
+    try:
+        installed_version(request.param)
+    except PackageNotFoundError:
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
+
+
+@pytest.fixture
+def site(queue: str, tmp_path: Path) -> Site:
+    """Seem to have a version of the queue's library that will never be."""
+    site = Site(tmp_path)
+    site.add(queue, "99.0")
+    return site
+
+
+def test_who_does_not_import_the_library_hears_nothing(queue: str, site: Site) -> None:
+    ran = run(SHOW, site)
+    assert ran.stderr == ""
+    assert sorted(ran.stdout.split()) == [name for name in QUEUES if name != queue]
+
+
+def test_who_imports_it_gets_one_line_that_names_the_way_out(queue: str, site: Site) -> None:
+    twice = "import otel_queue_bridge; otel_queue_bridge.instrument()"
+    ran = run(f"import {package(adapter_named(queue))}; {twice}; {SHOW}", site)
+    (line,) = ran.stderr.splitlines()
+    assert f"{queue} is not instrumented: {queue} 99.0 is outside the tested range" in line
+    assert f"{range_of(adapter_named(queue))}; {ALLOW} " in line
+    assert queue not in ran.stdout.split()
+
+
+def test_who_wants_it_has_it_and_one_warning(queue: str, site: Site) -> None:
+    allow = dict([ALLOW.split("=")])
+    code = f"import {package(adapter_named(queue))}; {SHOW}"
+    ran = run(code, site, **allow)
+    (line,) = ran.stderr.splitlines()
+    assert line == (
+        f"{queue} 99.0 is outside the tested range, {range_of(adapter_named(queue))}; "
+        "it is instrumented all the same, as tested ones"
+    )
+    assert queue in ran.stdout.split()
+
+
+def test_a_queue_that_is_left_out_is_not_refused(queue: str, site: Site) -> None:
+    others = ",".join(name for name in QUEUES if name != queue)
+    code = f"import {package(adapter_named(queue))}"
+    assert run(code, site, OTEL_PYTHON_QUEUE_BRIDGE_QUEUES=others).stderr == ""
+
+
+# The same within one process
+
+LIBRARY = "made_up_library"
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
+    """Return the library of the only adapter, in an untested version."""
+    targets = ("{}:there", "{}:gone", "{}.gone:there", "{}:Queue.gone")
+    hooks = tuple(Hook(one.format(LIBRARY), lambda *_: None) for one in targets)
+    adapter = Adapter("made_up", ("wrapt < 1",), hooks)
+    monkeypatch.setattr(instrumentor, "adapters", lambda: ("made_up",))
+    monkeypatch.setattr(instrumentor, "adapter_named", lambda _: adapter)
+    monkeypatch.setattr(instrumentor, "_INSTRUMENTORS", {})
+    monkeypatch.setattr(instrumentor, "_warned", set())
+    (tmp_path / LIBRARY).mkdir()
+    (tmp_path / LIBRARY / "__init__.py").write_text("def there(): ...\nclass Queue: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, LIBRARY, None)
+    del sys.modules[LIBRARY]
+    library = import_module(LIBRARY)
+    yield library
+    uninstrument()
+
+
+def test_what_an_untested_version_lacks_is_named_in_one_warning(library, caplog) -> None:
+    there = library.there
+    instrument("made_up", untested_versions=True)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    missing = f"{LIBRARY}:gone, {LIBRARY}:Queue.gone, {LIBRARY}.gone"
+    assert record.getMessage().endswith(f"without {missing}, which it lacks")
+    assert library.there is not there
+
+
+def test_an_untested_version_that_is_asked_for_by_name_is_an_error(library, caplog) -> None:
+    there = library.there
+    with pytest.raises(DependencyConflictError, match="wrapt < 1; OTEL_PYTHON_QUEUE_BRIDGE_UNT"):
+        instrument("made_up")
+    assert caplog.records == []
+    assert library.there is there
+
+
+def test_an_untested_version_is_refused_once(library, caplog) -> None:
+    there = library.there
+    for _ in range(2):
+        instrument()
+    (record,) = caplog.records
+    assert "made_up is not instrumented: wrapt " in record.getMessage()
+    assert library.there is there
+
+
+# The ranges, which adapters hold and other places repeat
+
+
+def test_the_extras_have_the_ranges_of_the_adapters() -> None:
+    extras = {name: [] for name in (*QUEUES, "instruments-any")}
+    for requirement in map(Requirement, requires("otel-queue-bridge")):
+        for name, found in extras.items():
+            wanted = {"extra": name, "python_version": "3.12"}
+            if "extra" in str(requirement.marker) and requirement.marker.evaluate(wanted):
+                found.append(requirement)
+    for queue in QUEUES:
+        (requirement,) = extras[queue]
+        (range_,) = map(Requirement, adapter_named(queue).instruments)
+        assert (requirement.name, requirement.specifier) == (range_.name, range_.specifier)
+    anything = extras["instruments-any"]
+    assert sorted(requirement.name for requirement in anything) == QUEUES
+    assert not any(requirement.specifier for requirement in anything)
+
+
+def test_the_readme_has_the_ranges_of_the_adapters() -> None:
+    lines = Path(__file__).parents[1].joinpath("README.md").read_text().splitlines()
+    names, ranges = (
+        next(line for line in lines if line.startswith(start)).strip("| ").split(" | ")
+        for start in ("| | Celery |", "| tested versions |")
+    )
+    shown = dict(zip((name.lower() for name in names), ranges[1:], strict=True))
+    assert shown == {queue: f"`{range_of(adapter_named(queue))}`" for queue in QUEUES}
