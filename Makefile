@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
 .NOTPARALLEL:
-.PHONY: demo test test-lowest check bench
+.PHONY: demo test test-lowest test-rq2.0 test-rq2 check bench
 
 BIN := .venv/bin
 
@@ -28,15 +28,21 @@ $(if $(VERSION),$(shell { \
 demo: .venv/installed-demo
 	@$(BIN)/otel-queue-bridge demo $(ARGS)
 
-# Tests mostly wait for real processes: so three run at once, however many cores there are.
+# Tests mostly wait for real processes: so some run at once, however few cores there are.
+AT_ONCE := 4
 test: .venv/installed-test
-	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadscope $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadscope $(ARGS)
 
 # Run the contract with the oldest versions that pyproject.toml allows, and FastWorker's tests, because only
 # its oldest version has subworkers that start. The old drivers warn a lot.
 test-lowest: .venv-lowest/installed
-	@.venv-lowest/bin/python -W ignore -m pytest --numprocesses=3 --dist=loadscope --override-ini=filterwarnings= \
+	@.venv-lowest/bin/python -W ignore -m pytest --numprocesses=$(AT_ONCE) --dist=loadscope --override-ini=filterwarnings= \
 		tests/contract tests/brokers/test_fastworker*.py -k "not rabbitmq" $(ARGS)
+
+# Run RQ's tests with its first version, and with the last before 3.
+test-rq2.0 test-rq2: test-%: .venv-%/installed
+	@.venv-$*/bin/python -W ignore -m pytest --numprocesses=$(AT_ONCE) --dist=loadscope --override-ini=filterwarnings= \
+		tests/contract/test_rq.py tests/brokers/test_rq*.py $(ARGS)
 
 check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff check
@@ -59,10 +65,10 @@ $(MADE):
 	@touch $@
 	@rm -r .venv-unfinished
 
-.venv-lowest/installed: pyproject.toml tests/lowest.txt | $(MADE)
-	@echo "Installing the lowest versions into .venv-lowest"
-	@"$(INTERPRETER)" -m venv --clear .venv-lowest
-	@.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check --no-compile -e '.[contract]' -c tests/lowest.txt
+.venv-%/installed: pyproject.toml tests/%.txt | $(MADE)
+	@echo "Installing the versions of tests/$*.txt into .venv-$*"
+	@"$(INTERPRETER)" -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile -e '.[contract]' -c tests/$*.txt
 	@touch $@
 
 .venv/installed-%: pyproject.toml | $(MADE)
