@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-rq2.0 test-rq2 check bench
+.PHONY: demo test test-lowest test-rq2.0 test-rq2 check newest bench
 
 BIN := .venv/bin
 
@@ -49,6 +49,10 @@ check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# Say which newest releases lie outside what .venv has: a reader of CI's output decides what to do.
+newest: .venv/installed-test
+	@$(BIN)/python .ci/newest.py
 
 # ARGS=--instructions counts instructions, too; that needs valgrind and takes minutes.
 bench: .venv/installed-test

@@ -1,16 +1,19 @@
 """What CI does with tests that fail now and then, on a made-up folder of them."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from tests.servers import LIMIT
 
-AGAIN = Path(__file__).parents[1] / ".ci" / "again"
+CI = Path(__file__).parents[1] / ".ci"
+AGAIN = CI / "again"
 PYTEST = f"{sys.executable} -m pytest -p xdist.plugin --numprocesses=1 --dist=loadscope"
 PREAMBLE = """
 import os, pytest
@@ -142,3 +145,49 @@ def test_whatever_else_is_red(
     assert reason in run.output.rpartition("again: ")[2]
     assert run.asked() == asked
     assert run.end == []
+
+
+# What has been released since
+
+
+@pytest.fixture
+def newest(tmp_path):
+    """Return a function that runs `.ci/newest.py` beside a pip that knows these releases."""
+
+    def newest(releases):
+        (tmp_path / "pip").mkdir()
+        (tmp_path / "pip" / "__init__.py").touch()
+        found = [{"metadata": {"name": n, "version": v}} for n, v in releases.items()]
+        report = f"print({json.dumps(json.dumps({'install': found}))})"
+        code = report if releases else "raise SystemExit(1)"
+        (tmp_path / "pip" / "__main__.py").write_text(code)
+        ran = subprocess.run(
+            [sys.executable, CI / "newest.py"],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LIMIT,
+        )
+        return ran.stdout
+
+    return newest
+
+
+def test_new_releases_outside_of_what_was_tested_are_one_line(newest):
+    major, minor, *_ = (int(part) for part in version("wrapt").split("."))
+    new = f"{major}.{minor + 1}.0"
+    line = newest({"rq": "4.0", "wrapt": new, "celery": "5.3.99", "dramatiq": version("dramatiq")})
+    assert line == (
+        "newest: outside what was tested: rq 4.0 (allowed is <4,>=2.0), "
+        f"wrapt {new} (tested was {version('wrapt')})\n"
+    )
+
+
+def test_no_new_release_is_one_line_too(newest):
+    line = newest({name: version(name) for name in ("rq", "celery")})
+    assert line == "newest: what was tested has the newest release of all 2 packages\n"
+
+
+def test_a_pip_that_fails_fails_nothing(newest):
+    assert newest({}) == "newest: nobody knows, because pip failed (CalledProcessError)\n"
