@@ -227,6 +227,15 @@ class Recorder(Protocol):
     ) -> Operation:
         """Open an execute; `measured` if its end is to be counted by this process."""
 
+    def parent_counts(self) -> bool:
+        """Tell whether the process that forked this one records what is counted here.
+
+        If not, because it has no SDK or is not instrumented, this one has to count for both.
+        """
+
+    def dispatched(self, task: Task) -> None:
+        """Count an attempt whose dispatch nobody could record."""
+
     def attempted(
         self, task: Task, outcome: Outcome, *, started: float, duration: float | None
     ) -> None:
@@ -286,7 +295,7 @@ class Recorder(Protocol):
     def flush(self, *, metrics: bool = False) -> None:
         """Export what this process has finished, within `flush_timeout`: it is about to end.
 
-        Spans, and the metrics of a process that records its own.
+        Spans, and metrics if it has counted anything itself; with `metrics` gauges, too.
         """
 
     def suppressed(self) -> AbstractContextManager[None]:

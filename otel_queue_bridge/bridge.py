@@ -95,6 +95,12 @@ class Bridge:
     ) -> Operation:
         return self._operations.execute(task, start_time, measured=measured)
 
+    def parent_counts(self) -> bool:
+        return self._line is not None and "count" in self._line.kinds
+
+    def dispatched(self, task: Task) -> None:
+        self._measurements.dispatched(task, None)
+
     def attempted(
         self, task: Task, outcome: Outcome, *, started: float, duration: float | None
     ) -> None:
@@ -174,20 +180,30 @@ class Bridge:
         if self._relayed:
             self._parents = spans.exporting_ids(self._relayed)
         self._line = line
-        counts = line is not None and "count" in line.kinds
-        self._measurements.report_to(line.count if line is not None and counts else None)
+        counted = line is not None and self.parent_counts()
+        self._measurements.report_to(line.count if line is not None and counted else None)
         self._patches.enter_child()
         for opened in self._opened:
             opened.forget()
         self._opened.clear()
 
     def flush(self, *, metrics: bool = False) -> None:
-        providers: tuple[Any, ...] = self._tracer_providers()
-        if self._diversion is not None and self._diversion.covers_all(*providers):
-            providers = ()
+        providers = self.holding()
         if metrics:
             providers += (self._meter_provider(),)
         lifecycle.flush(self.config.flush_timeout, *providers)
+
+    def patience(self) -> float:
+        return self.config.flush_timeout
+
+    def holding(self) -> tuple[object, ...]:
+        """Return the providers that may hold what no other process exports."""
+        providers: tuple[Any, ...] = self._tracer_providers()
+        if self._diversion is not None and self._diversion.covers_all(*providers):
+            providers = ()
+        if self._measurements.counted():
+            providers += (self._meter_provider(),)
+        return providers
 
     # What was opened, and for whom
 

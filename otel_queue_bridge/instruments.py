@@ -52,18 +52,18 @@ class Counter:
 
     def clear(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[Attributes, int] = {}
+        self.counts: dict[Attributes, int] = {}
 
     def record(self, attributes: Attributes, _: float | None = None) -> None:
         with self._lock:
-            counts = self._counts
+            counts = self.counts
             if attributes not in counts and len(counts) >= _LARGEST:
                 attributes = _OVERFLOW
             counts[attributes] = counts.get(attributes, 0) + 1
 
     def observe(self, _: CallbackOptions) -> list[Observation]:
         with self._lock:
-            counts = list(self._counts.items())
+            counts = list(self.counts.items())
         return [Observation(count, dict(attributes)) for attributes, count in counts]
 
 
@@ -218,6 +218,10 @@ class Instruments:
             except Exception as error:  # noqa: BLE001 - an SDK of whatever kind
                 _logger.warning("no metric %s: %s", name, type(error).__name__)
             self._pending.pop(name, None)
+
+    def counted(self) -> bool:
+        """Tell whether any counter holds anything."""
+        return any(isinstance(made, Counter) and made.counts for made in tuple(self._made.values()))
 
     def start_from_nothing(self) -> None:
         """In a forked child: forget what the parent counted and watched."""

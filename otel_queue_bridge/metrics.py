@@ -48,7 +48,7 @@ class Measurements:
         self._prepared: dict[
             tuple[str | None, ...], tuple[Counter | Histogram, Attributes] | None
         ] = {}
-        self._send: Callable[..., None] | None = None
+        self._send: Callable[..., bool] | None = None
         self._preparing = threading.Lock()
 
     @property
@@ -68,7 +68,11 @@ class Measurements:
         """Tell whether anything is recorded."""
         return self.instruments is not None
 
-    def report_to(self, send: Callable[..., None] | None) -> None:
+    def counted(self) -> bool:
+        """Tell whether this process has counted anything itself, since it was forked."""
+        return self._resolved is not None and self._resolved.counted()
+
+    def report_to(self, send: Callable[..., bool] | None) -> None:
         """In a forked child: have what is counted recorded by the parent, or, by None, here."""
         self._send = send
         self._preparing = threading.Lock()  # another thread may have held it at the fork
@@ -144,10 +148,8 @@ class Measurements:
         value: float | None = None,
     ) -> None:
         facts = (task.name, task.queue, status, error_type)
-        if self._send is None:
+        if self._send is None or not self._send(self._system, metric.key, value, *facts):
             self._record_facts(metric, facts, value)
-        else:
-            self._send(self._system, metric.key, value, *facts)
 
     def _record_facts(
         self, metric: Metric, facts: tuple[str | None, ...], value: float | None

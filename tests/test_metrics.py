@@ -429,7 +429,12 @@ def test_what_a_child_reported_is_counted_with_what_is_counted_here(bench):
     """It comes as JSON, where tuples are lists."""
     measurements, sent = bench.measurements(), []
     one_of_each(measurements)
-    measurements.report_to(lambda system, *report: sent.append(json.loads(json.dumps(report))))
+
+    def send(_: str, *report: object) -> bool:
+        sent.append(json.loads(json.dumps(report)))
+        return True
+
+    measurements.report_to(send)
     one_of_each(measurements)
     assert bench.totals("task.submitted") == {(): 1}
     measurements.report_to(None)

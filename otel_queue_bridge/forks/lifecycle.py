@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+import wrapt
 from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
 
@@ -34,6 +35,15 @@ class Participant(Protocol):
     def enter_child(self, line: Line | None) -> None:
         """In a forked child: forget the parent's state; report by the line, if there is one."""
 
+    def holding(self) -> Iterable[object]:
+        """Return the providers that may hold what no other process exports."""
+
+    def patience(self) -> float:
+        """Return how many seconds the last export may take."""
+
+
+_LAST = -1000
+"""The priority of a finalizer of multiprocessing: lower ones come later."""
 
 _participants: list[Participant] = []
 _line: Line | None = None
@@ -41,6 +51,8 @@ _line: Line | None = None
 _forking = threading.local()
 """What the thread that forks has prepared."""
 _registered = False
+_hanging: list[object] = []
+"""Providers whose last export has not ended in time: it is not tried again."""
 
 
 def join(participant: Participant) -> None:
@@ -51,6 +63,7 @@ def join(participant: Participant) -> None:
         os.register_at_fork(
             before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
         )
+        wrapt.register_post_import_hook(_end_well, "multiprocessing.util")  # billiard uses it, too
     _participants.append(participant)
 
 
@@ -101,6 +114,7 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global _line  # noqa: PLW0603 - of the process, as its parent
     held, opened = _prepared()
+    _hanging.clear()
     if held is not None:
         _contained(held.start_over)
         _contained(held.release)
@@ -118,29 +132,51 @@ def _prepared() -> tuple[Any, Any]:
     return prepared
 
 
+def _end_well(util: Any) -> None:
+    """Have the children of multiprocessing export what they hold: they run no exit handlers."""
+
+    def prepare(_: object) -> None:
+        if _participants:  # behind all that others have to do, who may still record
+            util.Finalize(None, _flush_all, exitpriority=_LAST)
+
+    # In the child, and after `BaseProcess._bootstrap` has cleared what the parent registered.
+    util.register_after_fork(_flush_all, prepare)
+
+
+def _flush_all() -> None:
+    participants = tuple(_participants)
+    providers = [one for participant in participants for one in participant.holding()]
+    flush(max((one.patience() for one in participants), default=0.0), *providers)
+
+
 def flush(timeout: float, *providers: object) -> None:
     """Export what this process, which is about to end, still holds; within `timeout` seconds.
 
     In threads, since `BatchSpanProcessor.force_flush` ignores its timeout (SDK 1.45).
     """
-    deadline = time.monotonic() + timeout
-    threads = [
-        threading.Thread(
-            target=_export, args=(provider,), name="otel_queue_bridge.flush", daemon=True
-        )
-        for provider in dict.fromkeys(providers)
-        if hasattr(provider, "force_flush")
-    ]
     if timeout <= 0:
         return
+    deadline = time.monotonic() + timeout
+    threads = [
+        (
+            provider,
+            threading.Thread(
+                target=_export, args=(provider,), name="otel_queue_bridge.flush", daemon=True
+            ),
+        )
+        for provider in dict.fromkeys(providers)
+        if hasattr(provider, "force_flush") and not any(one is provider for one in _hanging)
+    ]
     try:
-        for thread in threads:
+        for _, thread in threads:
             thread.start()
     except RuntimeError:  # the interpreter is shutting down: the SDK's own export comes next
         return
-    for thread in threads:
+    for _, thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    if any(thread.is_alive() for thread in threads):
+    late = [provider for provider, thread in threads if thread.is_alive()]
+    if late:
+        _hanging.extend(late)
         _logger.warning(
             "process %d could not export all it held within flush_timeout (%s s)",
             os.getpid(),

@@ -114,12 +114,15 @@ class Line:
             for mark, part in zip(marks, parts, strict=True)
         )
 
-    def count(self, *arguments: Any) -> None:
-        """Report what is to be counted; what has no room is lost."""
+    def count(self, *arguments: Any) -> bool:
+        """Report what is to be counted; False if the pipe is gone. What has no room is lost."""
         if not self.send("count", *arguments):
+            if not self._end.is_ours():
+                return False
             self._dropped += 1
             if self._dropped == 1:
                 _logger.warning("process %d loses counts: its parent reads too slowly", os.getpid())
+        return True
 
     def close(self) -> None:
         self._end.close()

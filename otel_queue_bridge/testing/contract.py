@@ -308,6 +308,13 @@ class AdapterContract:
         rig.settle()
         assert rig.workers() == number
 
+    @_row("forking")
+    def test_what_a_forked_child_submits_is_exported_before_it_ends(self, rig: Rig) -> None:
+        run = rig.run("ok", caller="forking", options=_QUIET)
+        run.finished()
+        run.spans("submit")
+        rig.exported(lambda: rig.points("task.submitted", "ok"), "what the child has counted")
+
     def test_a_worker_that_is_told_to_stop_has_exported_all(self, rig: Rig) -> None:
         rig.work(options=_QUIET)
         attempts = {"ok": 1, "fail": 1, "slow": 1, "shared": 1, "counted": 1}

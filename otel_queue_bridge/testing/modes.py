@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import sys
@@ -39,8 +40,9 @@ def main(mode: str, app: str, command: list[str]) -> None:
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         return
     print(json.dumps("ready"), flush=True)
+    ask = submit_in_child if mode == "forking" else submit
     for line in sys.stdin:
-        print(json.dumps({**submit(module, **json.loads(line)), "left": left}), flush=True)
+        print(json.dumps({**ask(module, **json.loads(line)), "left": left}), flush=True)
 
 
 def prepare(mode: str, app: str, left: list[str]) -> ModuleType:
@@ -49,7 +51,7 @@ def prepare(mode: str, app: str, left: list[str]) -> ModuleType:
         setattr(operation.Operations, "_open", None)  # noqa: B010 - the private heart of it, on purpose
     if mode == "hooked":
         otel_queue_bridge.instrument(submit_hook=note, execute_hook=note)
-    if mode in ("early", "undone", "undoable"):
+    if mode in ("early", "undone", "undoable", "forking"):
         otel_queue_bridge.instrument()
     module = importlib.import_module(app)
     if mode in ("late", "cycled"):
@@ -122,6 +124,17 @@ def submit(module: ModuleType, task: str, args: list[Any], kwargs: dict[str, Any
     answer["mark"] = getattr(module, "marks", {}).get(answer["id"], answer["id"])
     answer["trace"] = format_trace_id(span.get_span_context().trace_id)
     return answer
+
+
+def submit_in_child(module: ModuleType, **asked: Any) -> Any:
+    """Submit one task in a forked child, which ends as children of multiprocessing do."""
+    fork = multiprocessing.get_context("fork")
+    answers, answer = fork.Pipe(duplex=False)
+    child = fork.Process(target=lambda: answer.send(submit(module, **asked)))
+    child.start()
+    found = answers.recv()
+    child.join()
+    return found
 
 
 if __name__ == "__main__":

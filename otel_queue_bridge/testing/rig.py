@@ -165,7 +165,8 @@ class Rig:
         library is imported (early) or after (late), that after three cycles which were undone
         (cycled), are uninstrumented again (undone) or will be by `undo` (undoable), have our own
         code broken (broken), have hooks (hooked), an SDK but no instrumentation (bare), or the
-        instrumentation but no SDK (off). A caller may have no broker (unreachable).
+        instrumentation but no SDK (off). A caller may have no broker (unreachable), or submit in
+        forked children (forking).
         """
         self.work(worker, options=options)
         _, asked = self._caller(caller, _variables(options))

@@ -24,4 +24,4 @@ Arguments()  # type: ignore[call-arg]
 def advice(recorder: Recorder) -> None:
     recorder.submit(Task("mail", "low", carrier=({}, {})))  # type: ignore[arg-type]
     recorder.watch_workers(lambda: [7])  # type: ignore[list-item]
-    recorder.dispatched(Task("mail", "low"))  # type: ignore[attr-defined]
+    recorder.executed(Task("mail", "low"))  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ adapter = Adapter(
             factory=True,
             aliases=("celery.worker.consumer.consumer:build_tracer",),
         ),
+        Hook("celery._state", execute.execute, find=execute.made_tracers),
         Hook("celery.concurrency.base:BasePool.start", pool.open_pool),
         Hook("celery.concurrency.base:BasePool.stop", pool.close_pool),
         Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),

@@ -14,24 +14,38 @@ from otel_queue_bridge.adapters.celery.outcome import outcome
 from otel_queue_bridge.adapters.celery.reading import task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
+    from types import ModuleType
 
     from otel_queue_bridge.adapter import Call, Recorder
 
 
 def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    assert call.maker is not None  # noqa: S101 - this hook is a factory's
-    name, task = call.maker.argument(0, "name"), call.maker.argument(1, "task")
+    assert call.maker is not None  # noqa: S101 - the factory's call, or the task that holds it
+    task = call.maker.instance or call.maker.argument(1, "task")
     request = call.argument(3, "request") or {}
-    facts = task_of(task.app, name, call.argument(0, "uuid"), request)
+    facts = task_of(task.app, task.name, call.argument(0, "uuid"), request)
     args, kwargs = call.argument(1, "args"), call.argument(2, "kwargs")
     facts.arguments = lambda: Arguments(task.run, args, kwargs)
-    with recorder.execute(facts, measured=bool(request.get("is_eager"))) as operation:
+    eager = bool(request.get("is_eager"))
+    # The main process counts, unless it has no SDK, or only its children are instrumented.
+    alone = not eager and _in_pool_child() and not recorder.parent_counts()
+    if alone:
+        recorder.dispatched(facts)
+    with recorder.execute(facts, measured=eager or alone) as operation:
         yield
         if isinstance(call.error, SystemExit) and _in_pool_child():
             operation.disown()  # the child is about to end: the parent knows why, and reports it
         else:
             operation.settle(outcome(task, call))
+
+
+def made_tracers(state: ModuleType) -> Iterable[tuple[object, str]]:
+    """Find what was made before us: a child may be instrumented once it is about to work."""
+    for app in state._get_active_apps():  # noqa: SLF001 - there is no public list of apps
+        for task in vars(app).get("_tasks", {}).values():
+            if vars(task).get("__trace__") is not None:
+                yield task, "__trace__"
 
 
 def flush(_: Call, recorder: Recorder) -> Generator[None, None, None]:

@@ -1,0 +1,80 @@
+"""Wherever users set up the SDK and switch us on: the spans and the counts are right."""
+
+import signal
+from collections import Counter
+
+import pytest
+from celery import Celery
+
+from otel_queue_bridge.otlp import Receiver
+from tests.brokers.shop import ROOT, paths
+from tests.servers import Processes, otel_env
+
+APP = "tests.brokers.celery_setups_app"
+TASKS = 5
+CHILDREN = "worker_process_init"
+MOMENTS = ("import", "worker_init", CHILDREN)
+SETUPS = [(sdk, ours) for sdk in MOMENTS for ours in MOMENTS]
+RARELY = {"OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
+"""What is exported is exported at the end."""
+
+
+def run(
+    redis_url: str, receiver: Receiver, processes: Processes, *arguments: str, **env: str
+) -> None:
+    """Have a worker run some tasks, each of which submits another one, and end."""
+    variables = {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT)}
+    worker = processes.start(
+        "worker",
+        ["celery", "-A", APP, "worker", "-c", "2", "-l", "INFO", *arguments],
+        env=otel_env(receiver, "worker") | variables | RARELY | env,
+        ready=" ready.",
+        cwd=ROOT,
+    )
+    with Celery(broker=redis_url) as app:
+        for _ in range(TASKS):
+            app.send_task("outer")
+    worker.wait_for(lambda: worker.log().count("Task inner[") == 2 * TASKS)
+    assert worker.stop(signal.SIGTERM) == 0
+
+
+def counts(receiver: Receiver) -> Counter[str]:
+    """Add up over all processes what each has exported last."""
+    found: Counter[str] = Counter()
+    for point in receiver.latest():
+        if "task.name" in point.attributes:
+            name = f"{point.metric} {point.attributes['task.name']}"
+            found[name] += point.count or int(point.value)
+    return found
+
+
+EXPECTED = Counter(
+    {
+        "task.submitted inner": TASKS,
+        "task.wait inner": TASKS,
+        **{
+            f"task.{metric} {task}": TASKS
+            for metric in ("dispatched", "completed", "duration")
+            for task in ("inner", "outer")
+        },
+    }
+)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--max-tasks-per-child", "1")], ids=["", "recycled"])
+@pytest.mark.parametrize(("sdk", "ours"), SETUPS)
+def test_each_combination_of_moments(
+    redis_url: str, receiver: Receiver, processes: Processes, sdk: str, ours: str, arguments
+) -> None:
+    """Where the main process has no SDK, or is not instrumented, its children count."""
+    run(redis_url, receiver, processes, *arguments, APP_SDK=sdk, APP_INSTRUMENT=ours)
+    path = paths(receiver.spans(), lambda span: span.name)
+    dispatch = "" if CHILDREN in (sdk, ours) else "dispatch {} > "
+    outer = f"{dispatch.format('outer')}execute outer"
+    submit = f"{outer} > user > submit inner"
+    inner = f"{submit} > {dispatch.format('inner')}execute inner"
+    expected = [outer, f"{outer} > user", submit, inner]
+    if dispatch:
+        expected += ["dispatch outer", f"{submit} > dispatch inner"]
+    assert Counter(path.values()) == Counter(expected * TASKS)
+    assert counts(receiver) == EXPECTED
