@@ -283,6 +283,9 @@ class Recorder(Protocol):
         Unless there is no relay, or `horse_export` wants it otherwise.
         """
 
+    def descriptors(self) -> list[int]:
+        """In a forked child: return the numbers of its pipes, for code that closes all files."""
+
     def tell(self, message: str) -> None:
         """From a forked child: send a word to the parent's relay, as that something is reported."""
 

@@ -165,6 +165,9 @@ class Bridge:
         way = self._line.apart or self._line
         self._diversion = spans.Diversion(self._tracer_providers(), self._parents, way.send)
 
+    def descriptors(self) -> list[int]:
+        return [] if self._line is None else self._line.descriptors()
+
     def tell(self, message: str) -> None:
         if self._line is not None:
             self._line.send("tell", message)

@@ -124,6 +124,9 @@ class Line:
                 _logger.warning("process %d loses counts: its parent reads too slowly", os.getpid())
         return True
 
+    def descriptors(self) -> list[int]:
+        return [self._end.number, *(self.apart.descriptors() if self.apart is not None else ())]
+
     def close(self) -> None:
         self._end.close()
         if self.apart is not None:

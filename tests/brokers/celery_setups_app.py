@@ -15,7 +15,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 import otel_queue_bridge
 
 app = Celery("app", broker=os.environ["APP_BROKER"])
-app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
+app.conf.update(
+    task_ignore_result=True,
+    broker_connection_retry_on_startup=True,
+    beat_schedule={"often": {"task": "inner", "schedule": 0.2}},
+    beat_schedule_filename=os.environ.get("APP_SCHEDULE", ""),
+)
 
 
 def set_up() -> None:

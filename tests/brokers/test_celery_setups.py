@@ -2,6 +2,7 @@
 
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -17,6 +18,7 @@ MOMENTS = ("import", "worker_init", CHILDREN)
 SETUPS = [(sdk, ours) for sdk in MOMENTS for ours in MOMENTS]
 RARELY = {"OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
 """What is exported is exported at the end."""
+SENDING = "Scheduler: Sending due task"
 
 
 def run(
@@ -78,3 +80,27 @@ def test_each_combination_of_moments(
         expected += ["dispatch outer", f"{submit} > dispatch inner"]
     assert Counter(path.values()) == Counter(expected * TASKS)
     assert counts(receiver) == EXPECTED
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_an_embedded_beat_submits_is_exported(
+    redis_url: str, receiver: Receiver, processes: Processes, tmp_path: Path, pool: str
+) -> None:
+    """Its process closes all files that it has inherited, and dies without a word."""
+    variables = {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT)}
+    variables |= {"APP_SCHEDULE": str(tmp_path / "schedule"), **RARELY}
+    worker = processes.start(
+        "worker",
+        ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-B", "-P", pool, "-l", "INFO"],
+        env=otel_env(receiver, "worker") | variables,
+        cwd=ROOT,
+    )
+    worker.wait_for(lambda: worker.log().count("Task inner[") >= 2 * TASKS)
+    assert worker.stop(signal.SIGTERM) == 0
+    submits = {span.span_id for span in receiver.spans() if span.name == "submit inner"}
+    dispatches = [span for span in receiver.spans() if span.name == "dispatch inner"]
+    sent, found = worker.log().count(SENDING), counts(receiver)
+    assert len(submits) == found["task.submitted inner"]
+    assert sent - 1 <= len(submits) <= sent  # it may be killed between the two
+    assert dispatches
+    assert {span.parent_id for span in dispatches} <= submits

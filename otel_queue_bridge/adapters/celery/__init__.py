@@ -4,7 +4,7 @@ Names cited in this folder are those of Celery 5.7 and billiard 4.3.
 """
 
 from otel_queue_bridge.adapter import Adapter, Hook
-from otel_queue_bridge.adapters.celery import attempt, dispatch, execute, pool, submit
+from otel_queue_bridge.adapters.celery import attempt, beat, dispatch, execute, pool, submit
 
 _REJECTING = ("on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
 
@@ -34,6 +34,8 @@ adapter = Adapter(
         Hook("celery.concurrency.base:BasePool.start", pool.open_pool),
         Hook("celery.concurrency.base:BasePool.stop", pool.close_pool),
         Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),
+        Hook("celery.beat:_Process.start", beat.start, optional=True),
+        Hook("celery.platforms:close_open_fds", beat.keep_line),
         Hook("billiard.pool:ApplyResult.discard", attempt.discard),
         Hook("billiard.pool:Worker.workloop", execute.flush),
     ),
