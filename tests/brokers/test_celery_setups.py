@@ -18,7 +18,6 @@ MOMENTS = ("import", "worker_init", CHILDREN)
 SETUPS = [(sdk, ours) for sdk in MOMENTS for ours in MOMENTS]
 RARELY = {"OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
 """What is exported is exported at the end."""
-SENDING = "Scheduler: Sending due task"
 
 
 def run(
@@ -86,21 +85,40 @@ def test_each_combination_of_moments(
 def test_what_an_embedded_beat_submits_is_exported(
     redis_url: str, receiver: Receiver, processes: Processes, tmp_path: Path, pool: str
 ) -> None:
-    """Its process closes all files that it has inherited, and dies without a word."""
-    variables = {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT)}
-    variables |= {"APP_SCHEDULE": str(tmp_path / "schedule"), **RARELY}
-    worker = processes.start(
-        "worker",
-        ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-B", "-P", pool, "-l", "INFO"],
-        env=otel_env(receiver, "worker") | variables,
-        cwd=ROOT,
-    )
-    worker.wait_for(lambda: worker.log().count("Task inner[") >= 2 * TASKS)
-    assert worker.stop(signal.SIGTERM) == 0
+    """Its process closes all files that it has inherited."""
+    sent = run_beat(redis_url, processes, tmp_path, "-P", pool, **otel_env(receiver, "worker"))
     submits = {span.span_id for span in receiver.spans() if span.name == "submit inner"}
     dispatches = [span for span in receiver.spans() if span.name == "dispatch inner"]
-    sent, found = worker.log().count(SENDING), counts(receiver)
+    found = counts(receiver)
     assert len(submits) == found["task.submitted inner"]
-    assert sent - 1 <= len(submits) <= sent  # it may be killed between the two
+    assert sent - 1 <= len(submits) <= sent  # it may be stopped between the two
     assert dispatches
     assert {span.parent_id for span in dispatches} <= submits
+
+
+def test_what_an_embedded_beat_submits_is_exported_over_grpc(
+    redis_url: str, processes: Processes, tmp_path: Path
+) -> None:
+    """Among the files that it closes are those by which gRPC waits."""
+    from tests.otlp_grpc import GrpcReceiver
+
+    with GrpcReceiver() as receiver:
+        env = dict.fromkeys(("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"), "otlp")
+        env |= {"OTEL_LOGS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        env["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.endpoint
+        sent = run_beat(redis_url, processes, tmp_path, **env)
+        submits = [span for span in receiver.spans() if span.name == "submit inner"]
+    assert sent - 1 <= len(submits) <= sent
+
+
+def run_beat(
+    redis_url: str, processes: Processes, folder: Path, *arguments: str, **env: str
+) -> int:
+    """Run a worker with its beat for some tasks; return how many beat has sent."""
+    variables = {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT)}
+    variables |= {"APP_SCHEDULE": str(folder / "schedule"), **RARELY}
+    command = ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-B", "-l", "INFO"]
+    worker = processes.start("worker", [*command, *arguments], env=env | variables, cwd=ROOT)
+    worker.wait_for(lambda: worker.log().count("Task inner[") >= 2 * TASKS)
+    assert worker.stop(signal.SIGTERM) == 0
+    return worker.log().count("Scheduler: Sending due task")

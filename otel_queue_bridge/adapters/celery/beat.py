@@ -1,7 +1,7 @@
 """Beat as a child of the worker (`worker -B`): the worker exports what it submits.
 
-It is ended by SIGTERM, for which it keeps the system's default: no code of its own runs then
-(`celery.beat._Process.stop`, Celery 5.7).
+It closes all files that it has inherited (`celery.beat._Process.run`, Celery 5.7), those of gRPC
+included: with that exporter it could export nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def start(call: Call, recorder: Recorder) -> None:
 
 
 def keep_line(call: Call, recorder: Recorder) -> None:
-    """Leave our pipe open: `_Process.run` closes all that it has inherited."""
+    """Leave our pipe open."""
     ours = recorder.descriptors()
     if ours:
         call.args, call.kwargs = ([*(call.argument(0, "keep") or ()), *ours],), {}
