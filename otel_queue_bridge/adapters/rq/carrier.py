@@ -30,10 +30,18 @@ def store(call: Call, _: Recorder) -> Generator[None, None, None]:
 def restore(call: Call, _: Recorder) -> Generator[None, None, None]:
     raw = call.argument(0, "raw_data")
     yield
-    found = raw.get(FIELD.encode()) or raw.get(FIELD)
+    _keep(call.instance, raw.get(FIELD.encode()) or raw.get(FIELD))
+
+
+def fetch(job: Any) -> None:
+    """Read what the worker has left out, which restored the job without us."""
+    _keep(job, job.connection.hget(job.key, FIELD))
+
+
+def _keep(job: Any, found: Any) -> None:
     held = json.loads(found) if found else None
     if isinstance(held, dict):
-        call.instance.otel = held
+        job.otel = held
 
 
 def carrier(job: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from otel_queue_bridge.adapters.rq.carrier import fetch
 from otel_queue_bridge.adapters.rq.ending import Ending
 from otel_queue_bridge.adapters.rq.hand_over import HandOver
 from otel_queue_bridge.adapters.rq.reading import arguments, task_of
@@ -23,7 +24,7 @@ VARIABLE = "RQ_OTEL_CARRIER"
 def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
     hand_over = HandOver.of(job)
-    spawned = hand_over is None and worker.is_horse
+    spawned = hand_over is None and VARIABLE in os.environ
     if worker.is_horse:
         recorder.relay_spans()
     if hand_over is not None:
@@ -31,10 +32,16 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         hand_over.over = True
         task = hand_over.task
     else:
+        alone = worker.is_horse and not spawned  # the worker has no SDK, or is not instrumented
+        if alone:
+            with recorder.suppressed():
+                fetch(job)
         task = task_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
         if spawned:
             task.other_carriers = (task.carrier, *task.other_carriers)
-            task.carrier = json.loads(os.environ.pop(VARIABLE, "{}"))
+            task.carrier = json.loads(os.environ.pop(VARIABLE))
+        if alone:
+            recorder.dispatched(task)
     job.otel_ending = ending = Ending()
     task.arguments = lambda: arguments(job)
     # If this process was spawned, the worker counts its outcome by the job's status.
