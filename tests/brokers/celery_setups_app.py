@@ -4,15 +4,10 @@ import os
 from collections.abc import Callable
 
 from celery import Celery, signals
-from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry import trace
 
 import otel_queue_bridge
+from tests.brokers.sdk import set_up
 
 app = Celery("app", broker=os.environ["APP_BROKER"])
 app.conf.update(
@@ -21,14 +16,6 @@ app.conf.update(
     beat_schedule={"often": {"task": "inner", "schedule": 0.2}},
     beat_schedule_filename=os.environ.get("APP_SCHEDULE", ""),
 )
-
-
-def set_up() -> None:
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
-    metrics.set_meter_provider(MeterProvider([reader]))
 
 
 def at(moment: str, action: Callable[[], object]) -> None:

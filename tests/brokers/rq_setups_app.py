@@ -5,28 +5,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry import trace
 from redis import Redis
 from rq import Queue, SimpleWorker, Worker
 
 import otel_queue_bridge
+from tests.brokers.sdk import set_up
 
 APP = "tests.brokers.rq_setups_app"
 connection = Redis.from_url(os.environ["APP_BROKER"])
-
-
-def set_up() -> None:
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
-    metrics.set_meter_provider(MeterProvider([reader]))
 
 
 def inner() -> None:
