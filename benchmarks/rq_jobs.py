@@ -21,7 +21,7 @@ from otel_queue_bridge.otlp import Receiver
 from tests.servers import Processes, Valkey, otel_env
 
 _DEFAULTS = {"OTEL_BSP_SCHEDULE_DELAY": "5000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
-MODES = ("nothing", "SDK alone", "relay", "flush")
+MODES = ("nothing", "SDK alone", "relay", "own")
 
 
 def measure(jobs: int, rounds: int) -> dict[str, float]:
@@ -56,10 +56,10 @@ def work(mode: str, url: str, jobs: int) -> list[float]:
     queue = Queue("bench", connection=Redis.from_url(url))
     for _ in range(jobs):
         queue.enqueue("time.time")
-    if mode in ("relay", "flush"):
+    if mode in ("relay", "own"):
         import otel_queue_bridge
 
-        otel_queue_bridge.instrument("rq", horse_export=mode)
+        otel_queue_bridge.instrument("rq", child_export=mode)
     times = []
 
     class Timed(Worker):

@@ -267,20 +267,20 @@ class Recorder(Protocol):
         self, read: Callable[[Owner], Iterable[Reading]], of: Owner
     ) -> Callable[[], None]: ...
 
-    def relay(self, of: object = None, *, spans_apart: bool = False) -> Relay:
+    def relay(self, of: object = None) -> Relay:
         """Report here what children forked from now on have to report.
 
-        It ends like a gauge: by `close(of)`, by its own `close`, or when `of` is gone. With
-        `spans_apart`, what `relay_spans` sends has a pipe of its own.
+        It ends like a gauge: by `close(of)`, by its own `close`, or when `of` is gone.
         """
 
     def close(self, of: object) -> None:
         """Close all gauges and relays that were opened for this object."""
 
-    def relay_spans(self) -> None:
+    def relay_spans(self, *, always: bool = False) -> None:
         """From a forked child: let the parent export the spans that end from now on.
 
-        Unless there is no relay, or `horse_export` wants it otherwise.
+        Unless there is no relay, or `child_export` is `own`; that does not count where the child
+        could `always` export nothing.
         """
 
     def descriptors(self) -> list[int]:
@@ -367,6 +367,8 @@ class Adapter(NamedTuple):
     """What the library records itself; it must not run beside us either."""
     switch: str = ""
     """A variable of the library's own that turns its instrumentation on or off where it is set."""
+    child_export: Literal["relay", "own"] = "own"
+    """How spans leave a forked child that asks for `relay_spans`, unless the user decides."""
     interrupts: tuple[str, ...] = ()
     """Exceptions that the library raises into running code, ours too: time limits.
 

@@ -41,6 +41,7 @@ class Bridge:
         """Instrument it; `gaps` are those of a version that nobody tested."""
         self.config = config
         self.system = adapter.system
+        self._child_export = config.child_export or adapter.child_export
         reports = Reports(adapter.system)
         self._tracing = Tracing(adapter.system, config, adapter.span_names, reports)
         self._measurements = Measurements(adapter.system, config)
@@ -140,9 +141,9 @@ class Bridge:
 
     # Forked children
 
-    def relay(self, of: object = None, *, spans_apart: bool = False) -> Relay:
+    def relay(self, of: object = None) -> Relay:
         self._relayed = self._tracer_providers()
-        apart = spans_apart and self.config.horse_export == "relay"
+        apart = self._child_export == "relay"
         relay = Relay(self._receivers, self.config.flush_timeout, spans_apart=apart)
         self._open(relay.close, of)
         if not self._on:
@@ -159,8 +160,9 @@ class Bridge:
         """Record what a child has counted."""
         self._measurements.relayed(key, value, *facts)
 
-    def relay_spans(self) -> None:
-        if self._line is None or self.config.horse_export != "relay" or self._diversion is not None:
+    def relay_spans(self, *, always: bool = False) -> None:
+        wanted = always or self._child_export == "relay"
+        if self._line is None or not wanted or self._diversion is not None:
             return
         way = self._line.apart or self._line
         self._diversion = spans.Diversion(self._tracer_providers(), self._parents, way.send)

@@ -37,13 +37,15 @@ class Option(NamedTuple):
     allowed: str
 
 
-def _one_of(*names: str) -> Option:
-    def parse(value: Any) -> str:
-        if value not in names:
-            raise ValueError
-        return str(value)
+def _one_of(*names: str, optional: bool = False) -> Option:
+    """Return an option with one of these values, by default the first, or None if `optional`."""
 
-    return Option(names[0], parse, "allowed are " + ", ".join(names))
+    def parse(value: Any) -> str | None:
+        if value not in names and not (optional and value is None):
+            raise ValueError
+        return value if value is None else str(value)
+
+    return Option(None if optional else names[0], parse, "allowed are " + ", ".join(names))
 
 
 def _switch(default: bool) -> Option:  # noqa: FBT001 - all callers name it
@@ -128,7 +130,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "max_queue_names": _count(200),
         "untested_versions": _switch(default=False),
         "flush_timeout": _seconds(2.0),
-        "horse_export": _one_of("relay", "flush"),
+        "child_export": _one_of("relay", "own", optional=True),
         "conflicts": _one_of("replace", "yield"),
     }
 )
@@ -167,7 +169,7 @@ class Options(TypedDict, total=False):
     max_queue_names: int
     untested_versions: bool
     flush_timeout: float
-    horse_export: Literal["relay", "flush"]
+    child_export: Literal["relay", "own"] | None
     conflicts: Literal["replace", "yield"]
     propagator: TextMapPropagator | None
     tracer_provider: TracerProvider | None
@@ -195,7 +197,7 @@ class Config:
     max_queue_names: int = 200
     untested_versions: bool = False
     flush_timeout: float = 2.0
-    horse_export: Literal["relay", "flush"] = "relay"
+    child_export: Literal["relay", "own"] | None = None
     conflicts: Literal["replace", "yield"] = "replace"
     propagator: TextMapPropagator | None = None
     tracer_provider: TracerProvider | None = None

@@ -78,4 +78,4 @@ def test_the_table_has_every_row(tmp_path):
     measured = {(cell["path"], cell["mode"], cell["who"]) for cell in cells if "mode" in cell}
     assert len(measured) == 18
     jobs = [cell["who"] for cell in cells if cell["path"] == "rq job"]
-    assert jobs == ["nothing", "SDK alone", "relay", "flush"]
+    assert jobs == ["nothing", "SDK alone", "relay", "own"]

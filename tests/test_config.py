@@ -45,7 +45,7 @@ EXAMPLES = {
     "exception_messages": (True, "0", False, False, ["maybe"], "true and false"),
     "untested_versions": (False, "true", True, True, ["2"], "true and false"),
     "flush_timeout": (2.0, "0.5", 0.5, 0.5, ["-0.1", "2s"], "number of seconds"),
-    "horse_export": ("relay", "flush", "flush", "flush", ["both"], "relay, flush"),
+    "child_export": (None, "own", "own", "own", ["both"], "relay, own"),
     "conflicts": ("replace", "yield", "yield", "yield", ["both"], "replace, yield"),
 }
 BAD = [(name, text) for name, example in EXAMPLES.items() for text in example[4]]

@@ -828,7 +828,7 @@ told, tells = os.pipe()
 def bridged(work, relays=True, **options):
     # leave what the parent exports, and what the child does, that runs this
     config = load({"flush_timeout": 20, **options}, environment={})
-    bridge = Bridge(Adapter("fake", (), ()), config)
+    bridge = Bridge(Adapter("fake", (), (), child_export="relay"), config)
     opened = bridge.relay()
     if not relays:
         opened.close()
@@ -851,10 +851,10 @@ def bridged(code):
 
 @forks
 @pytest.mark.parametrize(
-    ("horse_export", "parents", "childs"),
-    [("relay", ["span"], []), ("flush", [], ["span"])],
+    ("child_export", "parents", "childs"),
+    [("relay", ["span"], []), ("own", [], ["span"])],
 )
-def test_who_exports_is_the_users_choice(horse_export, parents, childs):
+def test_who_exports_is_the_users_choice(child_export, parents, childs):
     assert bridged(f"""
         trace.set_tracer_provider(provider)
 
@@ -863,7 +863,7 @@ def test_who_exports_is_the_users_choice(horse_export, parents, childs):
             record("span")
             return exporter
 
-        bridged(work, horse_export="{horse_export}")
+        bridged(work, child_export="{child_export}")
     """) == [parents, childs]
 
 

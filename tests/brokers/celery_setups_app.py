@@ -1,6 +1,7 @@
 """A user's Celery app that sets up the SDK and the instrumentation where the test wants it."""
 
 import os
+import signal
 from collections.abc import Callable
 
 from celery import Celery, signals
@@ -33,6 +34,18 @@ at(os.environ.get("APP_INSTRUMENT", ""), lambda: otel_queue_bridge.instrument("c
 @app.task(name="inner")
 def inner() -> None:
     pass
+
+
+@app.task(name="many")
+def many(spans: int) -> None:
+    for _ in range(spans):
+        with trace.get_tracer("user").start_as_current_span("user"):
+            pass
+
+
+@app.task(name="die")
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task(name="outer")

@@ -193,7 +193,7 @@ def killed_inside() -> None:
     """Die after one of the user's spans has ended, and before another has."""
     with tracer.start_as_current_span("inner"):
         pass
-    if "OTEL_PYTHON_QUEUE_BRIDGE_HORSE_EXPORT" in os.environ:  # `flush` does not survive the kill
+    if "OTEL_PYTHON_QUEUE_BRIDGE_CHILD_EXPORT" in os.environ:  # `own` does not survive the kill
         trace.get_tracer_provider().force_flush()
     with tracer.start_as_current_span("open"):
         killed()

@@ -27,7 +27,7 @@ COMPLAINTS = re.compile(
 """What we and the SDK log if something goes wrong."""
 
 FLUSH = {
-    "OTEL_PYTHON_QUEUE_BRIDGE_HORSE_EXPORT": "flush",
+    "OTEL_PYTHON_QUEUE_BRIDGE_CHILD_EXPORT": "own",
     # On a busy machine, spans that are not exported within this time are lost by design.
     "OTEL_PYTHON_QUEUE_BRIDGE_FLUSH_TIMEOUT": "20",
 }

@@ -81,6 +81,31 @@ def test_each_combination_of_moments(
     assert counts(receiver) == EXPECTED
 
 
+def test_a_killed_child_whose_spans_are_relayed_loses_none_that_had_ended(
+    redis_url: str, receiver: Receiver, processes: Processes
+) -> None:
+    """Without the relay they wait for the child's next export, here until its end."""
+    env = {"OTEL_PYTHON_QUEUE_BRIDGE_CHILD_EXPORT": "relay", **RARELY}
+    worker = processes.start(
+        "worker",
+        ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-c", "1", "-l", "INFO"],
+        env=otel_env(receiver, "worker")
+        | {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT), **env},
+        ready=" ready.",
+        cwd=ROOT,
+    )
+    with Celery(broker=redis_url) as app:
+        for _ in range(TASKS):
+            app.send_task("many", args=(100,))
+        app.send_task("die")
+        app.send_task("inner")
+    worker.wait_for(lambda: "Task inner[" in worker.log().partition("WorkerLostError")[2])
+    assert worker.stop(signal.SIGTERM) == 0
+    names = Counter(span.name for span in receiver.spans())
+    assert (names["execute many"], names["user"]) == (TASKS, 100 * TASKS)
+    assert (names["execute die"], names["execute inner"]) == (1, 1)
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_what_an_embedded_beat_submits_is_exported(
     redis_url: str, receiver: Receiver, processes: Processes, tmp_path: Path, pool: str

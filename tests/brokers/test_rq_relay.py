@@ -16,7 +16,7 @@ from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
 from tests.servers import LIMIT, Processes, Valkey, free_port, wait_until
 
 APP = "tests.brokers.rq_relay_app"
-EXPORT = "OTEL_PYTHON_QUEUE_BRIDGE_HORSE_EXPORT"
+EXPORT = "OTEL_PYTHON_QUEUE_BRIDGE_CHILD_EXPORT"
 WITH_PROCESSORS = f"{APP}.WithProcessors"
 MANY = 5000
 TIMEOUT = "rq.timeouts.JobTimeoutException"
@@ -44,7 +44,7 @@ class Told:
         return span
 
 
-@pytest.fixture(scope="module", params=["relay", "flush"])
+@pytest.fixture(scope="module", params=["relay", "own"])
 def told(
     request: pytest.FixtureRequest, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Told]:
@@ -140,7 +140,7 @@ ROOM = {"OTEL_BSP_MAX_QUEUE_SIZE": "10000"}
 """The SDK's own queue drops spans that come faster than it exports them."""
 
 
-@pytest.mark.parametrize("export", ["relay", "flush"])
+@pytest.mark.parametrize("export", ["relay", "own"])
 def test_a_job_with_thousands_of_spans_loses_none(fleet: Fleet, export: str) -> None:
     worker = fleet.worker(**ROOM, **{EXPORT: export})
     fleet.enqueue("many", MANY)
@@ -215,7 +215,7 @@ IMPATIENT = {
 
 
 @pytest.mark.parametrize(
-    ("collector", "export"), [("hanging", "relay"), ("hanging", "flush"), ("absent", "flush")]
+    ("collector", "export"), [("hanging", "relay"), ("hanging", "own"), ("absent", "own")]
 )
 def test_a_dead_collector_loses_no_job(
     valkey: Valkey, processes: Processes, tmp_path: Path, collector: str, export: str
@@ -233,11 +233,11 @@ def test_a_dead_collector_loses_no_job(
         worker.stop(signal.SIGTERM)
         late = worker.log().count("could not export all it held within flush_timeout")
         # Under relay no horse has anything to wait for; the worker itself has, when it ends.
-        assert late <= (jobs + 1 if export == "flush" else 1)
+        assert late <= (jobs + 1 if export == "own" else 1)
         assert len(fleet.notes("quick")) == jobs
 
 
-@pytest.mark.parametrize("export", ["relay", "flush"])
+@pytest.mark.parametrize("export", ["relay", "own"])
 def test_a_time_limit_ends_a_job_wherever_it_strikes(fleet: Fleet, export: str) -> None:
     """It may strike within our code, where these jobs spend most of their time."""
     jobs = 6
@@ -270,7 +270,7 @@ class Connections(Receiver):
         return super()._answer(path, encoding, body)
 
 
-@pytest.mark.parametrize("export", ["relay", "flush"])
+@pytest.mark.parametrize("export", ["relay", "own"])
 def test_no_connection_serves_two_processes(
     valkey: Valkey, processes: Processes, tmp_path: Path, export: str
 ) -> None:
@@ -289,7 +289,7 @@ def test_no_connection_serves_two_processes(
     assert unclean(receiver) == []
 
 
-@pytest.mark.parametrize("export", ["relay", "flush"])
+@pytest.mark.parametrize("export", ["relay", "own"])
 def test_no_horse_exports_metrics_however_long_its_job(fleet: Fleet, export: str) -> None:
     """They are forked after the worker has counted, and live for many export intervals."""
     fast = {"OTEL_METRIC_EXPORT_INTERVAL": "200", "OTEL_BSP_SCHEDULE_DELAY": "10"}

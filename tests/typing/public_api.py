@@ -33,7 +33,7 @@ otel_queue_bridge.instrument(
     max_queue_names=50,
     untested_versions=True,
     flush_timeout=0.5,
-    horse_export="flush",
+    child_export="own",
     conflicts="yield",
     propagator=TraceContextTextMapPropagator(),
     tracer_provider=TracerProvider(),

@@ -37,6 +37,6 @@ adapter = Adapter(
         Hook("celery.beat:_Process.start", beat.start, optional=True),
         Hook("celery.platforms:close_open_fds", beat.keep_line),
         Hook("billiard.pool:ApplyResult.discard", attempt.discard),
-        Hook("billiard.pool:Worker.workloop", execute.flush),
+        Hook("billiard.pool:Worker.workloop", execute.work),
     ),
 )

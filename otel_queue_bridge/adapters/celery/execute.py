@@ -48,9 +48,9 @@ def made_tracers(state: ModuleType) -> Iterable[tuple[object, str]]:
                 yield task, "__trace__"
 
 
-def flush(_: Call, recorder: Recorder) -> Generator[None, None, None]:
-    # Pool children end with os._exit, which runs no atexit handlers.
-    yield
+def work(_: Call, recorder: Recorder) -> Generator[None, None, None]:
+    recorder.relay_spans()
+    yield  # for all tasks of a pool's child, which ends with os._exit: it runs no exit handlers
     recorder.flush()
 
 

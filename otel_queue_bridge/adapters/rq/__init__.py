@@ -9,6 +9,7 @@ from otel_queue_bridge.adapters.rq import carrier, execute, lost, submit, work
 adapter = Adapter(
     system="rq",
     instruments=("rq >= 2.0, < 4",),
+    child_export="relay",  # a work-horse lives for one job: its own export would delay the next
     # Signal handlers raise these, wherever the process may be at that time.
     interrupts=(
         "rq.timeouts:BaseTimeoutException",

@@ -76,7 +76,7 @@ def fork(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     if hand_over is None:
         return
     if "otel_relay" not in vars(worker):
-        worker.otel_relay = recorder.relay(worker, spans_apart=True)
+        worker.otel_relay = recorder.relay(worker)
     hand_over.relay = worker.otel_relay
     hand_over.spawned = any(kind.__name__ == "SpawnWorker" for kind in type(worker).__mro__)
     hand_over.complete()
