@@ -14,6 +14,7 @@ from otel_queue_bridge import failures, semconv, versions
 from otel_queue_bridge.failures import Reports
 from otel_queue_bridge.forks import lifecycle, spans
 from otel_queue_bridge.forks.relay import Relay
+from otel_queue_bridge.greenlets import warn_of_threads
 from otel_queue_bridge.metrics import Measurements
 from otel_queue_bridge.operation import Operations
 from otel_queue_bridge.patching import Patches
@@ -42,7 +43,7 @@ class Bridge:
         self.config = config
         self.system = adapter.system
         self._child_export = config.child_export or adapter.child_export
-        reports = Reports(adapter.system)
+        self._reports = reports = Reports(adapter.system)
         self._tracing = Tracing(adapter.system, config, adapter.span_names, reports)
         self._measurements = Measurements(adapter.system, config)
         self._operations = Operations(config, self._tracing, self._measurements, reports)
@@ -121,6 +122,11 @@ class Bridge:
     def watch_workers(
         self, read: Callable[..., Iterable[Reading]], of: object = None
     ) -> Callable[[], None]:
+        providers = (*self._tracer_providers(), self._meter_provider())
+        try:
+            warn_of_threads(providers)
+        except Exception as error:  # noqa: BLE001 - it reads what others have patched
+            self._reports.report("watch_workers", error, "nobody looks for unpatched threads")
         return self._watch(semconv.WORKERS, read, of)
 
     def watch_depth(

@@ -24,6 +24,7 @@ ROWS = [
     {"tracing", "metrics"},
     {"operation"},
     {"patching", "forks"},
+    {"greenlets"},
     {"bridge"},
     {"instrumentor"},
     {"testing"},

@@ -96,6 +96,9 @@ class Held:
                 else:
                     waiting.extend(attributes.values() or slots)
 
+    def export_locks(self) -> list[Any]:
+        return [exporting._export_lock for exporting in self._exporting]  # noqa: SLF001
+
     def release(self) -> None:
         """After the fork, in either process: let everybody go on."""
         while self._held:

@@ -1,5 +1,6 @@
 """Wherever users set up the SDK and switch us on: the spans and the counts are right."""
 
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -147,3 +148,35 @@ def run_beat(
     worker.wait_for(lambda: worker.log().count("Task inner[") >= 2 * TASKS)
     assert worker.stop(signal.SIGTERM) == 0
     return worker.log().count("Scheduler: Sending due task")
+
+
+PATCH = "OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"
+
+
+@pytest.mark.parametrize(
+    ("pool", "env", "warning"),
+    [
+        ("gevent", {}, f"before gevent patched this process: .* set {PATCH}=patch_all"),
+        ("gevent", {PATCH: "patch_all"}, ""),
+        ("eventlet", {}, "before eventlet patched this process"),
+        ("threads", {}, ""),
+    ],
+)
+def test_an_sdk_that_was_started_before_greenlets_is_one_warning(
+    redis_url: str,
+    receiver: Receiver,
+    processes: Processes,
+    pool: str,
+    env: dict[str, str],
+    warning: str,
+) -> None:
+    pytest.importorskip(pool if pool != "threads" else "celery")
+    worker = processes.start(
+        "worker",
+        ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-P", pool, "-l", "INFO"],
+        env=otel_env(receiver, "worker") | {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT)} | env,
+        ready=" ready.",
+        cwd=ROOT,
+    )
+    lines = [line for line in worker.log().splitlines() if "the SDK was started" in line]
+    assert [bool(re.search(warning, line)) for line in lines] == ([True] if warning else [])
