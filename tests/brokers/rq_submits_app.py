@@ -80,6 +80,20 @@ def saves() -> None:
     note("saved", job.meta, connection.hexists(job.key, "otel"), sorted(map(str, job.meta)))
 
 
+class Shop:
+    """Its methods and its objects are jobs, too."""
+
+    def order(self) -> None:
+        pass
+
+    def __call__(self) -> None:
+        pass
+
+    @classmethod
+    def restock(cls) -> None:
+        pass
+
+
 def limited() -> None:
     time.sleep(0.3)
 
@@ -146,6 +160,13 @@ def duplicate() -> None:
         queue.enqueue(a, unique=True, job_id="only")
     except Exception as error:  # noqa: BLE001 - the test asks which
         note("duplicate", type(error).__name__)
+
+
+def unique_without_an_id() -> None:
+    try:
+        queue.enqueue_job(Job.create(a, connection=connection), unique=True)
+    except Exception as error:  # noqa: BLE001 - the test asks which
+        note("unnamed", type(error).__name__)
 
 
 def duplicate_later() -> None:
@@ -231,6 +252,10 @@ WAYS: dict[str, Callable[[], Any]] = {
     "enqueue_many, refused": refused,
     "enqueue_in": lambda: queue.enqueue_in(timedelta(seconds=1), a),
     "enqueue_at": lambda: queue.enqueue_at(soon(), a),
+    "method": lambda: queue.enqueue(Shop().order),
+    "object": lambda: queue.enqueue(Shop()),
+    "class method": lambda: queue.enqueue(Shop.restock),
+    "unique, without an id": unique_without_an_id,
     "unique": lambda: queue.enqueue(a, unique=True, job_id="unique"),
     "duplicate": duplicate,
     "pipeline": pipelined,

@@ -1,15 +1,19 @@
 """RQ's ways to enqueue: each in one trace, below the span that enqueued, nothing changed."""
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 from importlib.util import find_spec
 from inspect import signature
 
 import pytest
 import rq
 from redis import Redis
+from rq.job import Job
 
+from otel_queue_bridge.adapters.rq.reading import name
 from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
 from tests.brokers.shop import SECRET, paths
@@ -52,6 +56,10 @@ WAYS = {
     "enqueue_many, refused": ["submit a ERROR", "submit b ERROR"],
     "enqueue_in": job("a"),
     "enqueue_at": job("a"),
+    "method": job("Shop.order"),
+    "object": job("Shop.__call__"),
+    "class method": job("Shop.restock"),
+    "unique, without an id": ["submit a ERROR"],
     "unique": job("a"),
     "duplicate": [*job("a"), "submit a ERROR"],
     "pipeline": job("a"),
@@ -89,7 +97,7 @@ WAYS = {
 if not hasattr(rq, "Repeat"):
     del WAYS["repeat"]
 if "unique" not in signature(rq.Queue.enqueue_call).parameters:
-    del WAYS["unique"], WAYS["duplicate"]
+    del WAYS["unique"], WAYS["duplicate"], WAYS["unique, without an id"]
 if find_spec("rq.cron") is None:
     del WAYS["cron job"], WAYS["cron scheduler"]
 if find_spec("rq.rate_limit") is None:
@@ -162,7 +170,7 @@ def test_what_was_submitted_was_completed_and_counted_once(submitted: Submitted)
     expected: Counter[str] = Counter()
     spans = [span for span in submitted.spans if span.scope == SCOPE]
     for span in spans:
-        _, name = span.name.split(f" {APP}.")
+        name = span.name.rpartition(".")[2]
         if span.name.startswith("submit") and span.status == "UNSET":
             expected[f"task.submitted {name}"] += span.attributes["task.attempt"] == 1
         if span.name.startswith("execute") and span.attributes["task.status"] != "retry":
@@ -228,6 +236,26 @@ def test_a_duplicate_is_refused_as_ever(submitted: Submitted) -> None:
     for way in ways:
         (failed,) = (s for s in submitted.of(way) if s.status == "ERROR")
         assert failed.attributes["error.type"] == "rq.exceptions.DuplicateJobError"
+
+
+@pytest.mark.skipif("unique" not in WAYS, reason="this RQ knows no unique jobs")
+def test_a_unique_job_without_an_id_is_refused_as_ever(submitted: Submitted) -> None:
+    assert [error for _, error, _ in submitted.fleet.notes("unnamed")] == ["ValueError"]
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_method_is_named_with_its_class_though_its_caller_is_not_instrumented(
+    protocol: int,
+) -> None:
+    """The worker reads the names of the pickled job, and unpickles nothing."""
+    for instance, function, expected in [
+        (None, "shop.order", "shop.order"),
+        (Fraction(1, 3), "__call__", "fractions.Fraction.__call__"),
+        (Fraction, "from_float", "fractions.Fraction.from_float"),
+    ]:
+        written = Job(connection=Redis())
+        written.data = pickle.dumps((function, instance, (1, "a"), {"b": "c"}), protocol)
+        assert name(written) == (expected if instance is None or protocol > 3 else function)
 
 
 def test_what_redis_refuses_of_many_is_refused_as_ever(submitted: Submitted) -> None:

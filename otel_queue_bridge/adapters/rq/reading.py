@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickletools
+import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) ->
     return Task(
         name(job),
         queue,
-        id=job.id,
+        id=job._id,  # noqa: SLF001 - `Job.id` makes one, and RQ asks whether there is any
         carrier=carrier(job),
         other_carriers=(job.meta,),  # other tracers put it there
         attempt=next_attempt(job),
@@ -32,13 +33,28 @@ def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) ->
 
 
 def name(job: Any) -> str:
-    for known in (vars(job).get("_func_name"), carrier(job).get(NAME)):
-        if isinstance(known, str):
-            return known
+    """Return the function's path; that of a method has its class, which RQ leaves out."""
+    held = carrier(job).get(NAME)
+    if isinstance(held, str):
+        return held
+    known, instance = vars(job).get("_func_name"), vars(job).get("_instance")
+    if isinstance(known, str):
+        return f"{_class_of(instance)}.{known}" if has_instance(job) else known
     try:
-        return _first_text(job.data)
+        return _name_in(job.data)
     except Exception:  # noqa: BLE001 - the user's own serializer wrote it, or it is junk
         return "unknown"
+
+
+def has_instance(job: Any) -> bool:
+    """Tell whether its function is a method, or an object that can be called."""
+    instance = vars(job).get("_instance")
+    return instance is not None and type(instance) is not object  # which RQ's UNEVALUATED is
+
+
+def _class_of(instance: Any) -> str:
+    kind = instance if isinstance(instance, type) else type(instance)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def seconds(moment: datetime) -> float:
@@ -55,13 +71,20 @@ def _deserialized(job: Any) -> bool:
     return isinstance(vars(job).get("_args"), (tuple, list))
 
 
-def _first_text(data: bytes) -> str:
-    """Return the function's name, the first text that RQ serializes."""
+def _name_in(data: bytes) -> str:
+    """Return the function's name, the first text that RQ serializes; next comes its instance."""
     if data[:1] == b"[":
-        found: Iterable[Any] = json.loads(data)
-    else:
-        found = (argument for _, argument, _ in pickletools.genops(data))
-    return next(text for text in found if isinstance(text, str))
+        return next(text for text in json.loads(data) if isinstance(text, str))
+    texts: list[str] = []
+    for opcode, argument, _ in pickletools.genops(data):
+        if isinstance(argument, str):
+            texts.append(argument)
+        elif texts and opcode.name == "STACK_GLOBAL":
+            function, module, kind, *_ = texts
+            return f"{module}.{kind}.{function}"
+        elif texts and opcode.name not in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
+            break  # it has no instance
+    return texts[0]
 
 
 def server(connection: Any) -> tuple[str, int | None] | None:
@@ -81,6 +104,8 @@ def depths(connection: Any, queues: Iterable[Any]) -> Iterator[tuple[int, str]]:
 
 def arguments(job: Any) -> Arguments:
     try:
-        return Arguments(job.func, job.args, job.kwargs)
+        module = str(vars(job).get("_func_name")).rpartition(".")[0]
+        here = has_instance(job) or module in sys.modules  # `Job.func` would import it
+        return Arguments(job.func if here else None, job.args, job.kwargs)
     except Exception:  # noqa: BLE001 - who submits need not have the function
         return Arguments(None, (), job.kwargs if _deserialized(job) else {})

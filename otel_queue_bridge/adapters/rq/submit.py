@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from otel_queue_bridge.adapter import ATTEMPT, Call, Recorder
 from otel_queue_bridge.adapters.rq.carrier import NAME, carrier, next_attempt
 from otel_queue_bridge.adapters.rq.ending import Ending
-from otel_queue_bridge.adapters.rq.reading import readable, task_of
+from otel_queue_bridge.adapters.rq.reading import has_instance, readable, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from otel_queue_bridge.adapter import Operation
+    from otel_queue_bridge.adapter import Operation, Task
 
 Cause = Literal["submit", "retry", "promotion", "many"]
 
@@ -63,7 +63,7 @@ def _submit(
     written.pop(ATTEMPT, None)
     if number > 1:
         written[ATTEMPT] = str(number)
-    if not readable(job):
+    if has_instance(job) or not readable(job):
         written[NAME] = task.name
     task.carrier, task.attempt = written, number
     when = call.argument(1, "datetime")
@@ -73,10 +73,17 @@ def _submit(
     if many is not None and queue.is_async:
         many.operations.append(operation)
         yield
+        _identify(operation, task, job)
         return
     with operation:
         yield
+        _identify(operation, task, job)
         operation.settle_by(call)
+
+
+def _identify(operation: Operation, task: Task, job: Any) -> None:
+    if task.id is None and job._id is not None:  # noqa: SLF001 - `Job.id` would make one
+        operation.identify(job._id)  # noqa: SLF001
 
 
 def enqueue_many(call: Call, _: Recorder) -> Generator[None, None, None]:
