@@ -1,5 +1,6 @@
 """A user's Celery app that sets up the SDK and the instrumentation where the test wants it."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -16,6 +17,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     beat_schedule={"often": {"task": "inner", "schedule": 0.2}},
     beat_schedule_filename=os.environ.get("APP_SCHEDULE", ""),
+    **json.loads(os.environ.get("APP_CONF", "{}")),
 )
 
 
@@ -46,6 +48,11 @@ def many(spans: int) -> None:
 @app.task(name="die")
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="later")
+def later() -> None:
+    inner.apply_async(countdown=3)
 
 
 @app.task(name="outer")

@@ -1,8 +1,10 @@
 """Wherever users set up the SDK and switch us on: the spans and the counts are right."""
 
+import json
 import re
 import signal
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from celery import Celery
 
 from otel_queue_bridge.otlp import Receiver
 from tests.brokers.shop import ROOT, paths
-from tests.servers import Processes, otel_env
+from tests.servers import LIMIT, Processes, otel_env
 
 APP = "tests.brokers.celery_setups_app"
 TASKS = 5
@@ -180,3 +182,36 @@ def test_an_sdk_that_was_started_before_greenlets_is_one_warning(
     )
     lines = [line for line in worker.log().splitlines() if "the SDK was started" in line]
     assert [bool(re.search(warning, line)) for line in lines] == ([True] if warning else [])
+
+
+QUORUM = {
+    "task_default_queue_type": "quorum",
+    "task_default_exchange_type": "topic",
+    "broker_transport_options": {"confirm_publish": True},
+}
+"""With these queues Celery 5.5 and later lets the broker delay a task."""
+
+
+@pytest.mark.skipif(version("celery") < "5.5", reason="this Celery delays in the worker only")
+def test_the_destination_of_what_the_broker_delays_is_its_queue(
+    amqp_url: str, receiver: Receiver, processes: Processes
+) -> None:
+    """It is published with a routing key of 28 bits, one for each second of the delay."""
+    variables = {"APP_BROKER": amqp_url, "PYTHONPATH": str(ROOT), "APP_CONF": json.dumps(QUORUM)}
+    worker = processes.start(
+        "worker",
+        ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-c", "1", "-l", "INFO"],
+        env=otel_env(receiver, "worker") | variables,
+        ready=" ready.",
+        cwd=ROOT,
+    )
+    with Celery(broker=amqp_url) as app:
+        app.conf.update(QUORUM)
+        app.send_task("later")
+    found = receiver.wait_for(
+        lambda spans: any(span.name == "execute inner" for span in spans), LIMIT
+    )
+    assert worker.stop(signal.SIGTERM) == 0
+    inner = [span for span in found if span.name.endswith(" inner")]
+    assert [span.attributes["messaging.destination.name"] for span in inner] == ["celery"] * 3
+    assert max(span.attributes.get("task.wait", 0) for span in inner) < 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,10 @@ from otel_queue_bridge.adapter import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
+
+_DELAY = re.compile(r"^(?:[01]\.){28}")
+"""What kombu 5.7 puts before a routing key (`native_delayed_delivery.calculate_routing_key`): the
+message waits in a queue for each bit that is set, and then goes to the one that it is for."""
 
 _servers: weakref.WeakKeyDictionary[Any, tuple[str, int | None] | None] = (
     weakref.WeakKeyDictionary()
@@ -38,17 +43,19 @@ def task_of(app: Any, name: str, task_id: str, request: MutableMapping[str, Any]
 
 
 def queue(app: Any, delivery: Mapping[str, Any]) -> str:
-    exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key") or ""
+    exchange, found = delivery.get("exchange"), str(delivery.get("routing_key") or "")
+    routing_key = _DELAY.sub("", found)
+    delayed = routing_key != found
     if exchange:
         queues = app.amqp.queues
         for queue in (queues.get(routing_key), *queues.consume_from.values()):
             if (
                 queue is not None
-                and queue.exchange.name == exchange
-                and _binds(queue, str(routing_key))
+                and (delayed or queue.exchange.name == exchange)
+                and _binds(queue, routing_key)
             ):
                 return str(queue.name)
-    return str(routing_key or exchange or "")
+    return routing_key or str(exchange or "")
 
 
 def _binds(queue: Any, routing_key: str) -> bool:
