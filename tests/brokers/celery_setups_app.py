@@ -50,6 +50,11 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@signals.task_failure.connect(sender=die)
+def failed(**_: object) -> None:
+    trace.get_tracer("user").start_span("task failure").end()
+
+
 @app.task(name="later")
 def later() -> None:
     inner.apply_async(countdown=3)

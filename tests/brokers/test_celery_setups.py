@@ -215,3 +215,29 @@ def test_the_destination_of_what_the_broker_delays_is_its_queue(
     inner = [span for span in found if span.name.endswith(" inner")]
     assert [span.attributes["messaging.destination.name"] for span in inner] == ["celery"] * 3
     assert max(span.attributes.get("task.wait", 0) for span in inner) < 3
+
+
+def test_what_is_done_about_a_killed_child_is_below_its_execute(
+    redis_url: str, receiver: Receiver, processes: Processes
+) -> None:
+    worker = processes.start(
+        "worker",
+        ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-c", "1", "-l", "INFO"],
+        env=otel_env(receiver, "worker") | {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT)},
+        ready=" ready.",
+        cwd=ROOT,
+    )
+    with Celery(broker=redis_url) as app:
+        app.send_task("die", link_error=app.signature("inner", immutable=True))
+    receiver.wait_for(lambda spans: any(span.name == "execute inner" for span in spans), LIMIT)
+    assert worker.stop(signal.SIGTERM) == 0
+    path = paths(receiver.spans(), lambda span: span.name)
+    died = "dispatch die > execute die"
+    assert sorted(path.values()) == [
+        "dispatch die",
+        died,
+        f"{died} > submit inner",
+        f"{died} > submit inner > dispatch inner",
+        f"{died} > submit inner > dispatch inner > execute inner",
+        f"{died} > task failure",
+    ]

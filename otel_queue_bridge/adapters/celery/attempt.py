@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import (
     CANCELLED,
@@ -20,6 +20,9 @@ from otel_queue_bridge.adapter import (
     failed,
 )
 from otel_queue_bridge.adapters.celery.outcome import classified, interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 class PoolAttempt:
@@ -54,8 +57,11 @@ class PoolAttempt:
         if error is not None:
             self._count(recorder, interrupted(self._request.task, error), None)
 
-    def lose(self, call: Call, recorder: Recorder) -> None:
-        """Report an attempt whose child could not, because it was killed or ended itself."""
+    def lose(self, call: Call, recorder: Recorder) -> Generator[None, None, None]:
+        """Report an attempt whose child could not, because it was killed or ended itself.
+
+        What Celery does about it, such as error callbacks, belongs to the attempt.
+        """
         if self._over:
             return
         outcome = self._loss(cause(call.args[0]))
@@ -63,8 +69,9 @@ class PoolAttempt:
         operation = recorder.execute(self._task, start_time=int(started * 1e9) if started else None)
         operation.settle(outcome)
         operation.inject(self._request.request_dict)  # a retry may be submitted next
-        operation.end()
         self._count(recorder, outcome, None)
+        with operation:
+            yield
 
     def give_back(self, recorder: Recorder) -> None:
         """Count a message that will be delivered again, because it was not acknowledged."""
