@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _LISTENERS = "_otel_queue_bridge"
 """Where a module's spec holds whom to tell that its import has ended."""
+_ADVISED = "_otel_queue_bridge"
+"""Where a function that stands for another one holds who has made it."""
 _BEGINNING_LIMIT = 0.1
 """Seconds to wait for an import that has begun and cannot be seen yet."""
 
@@ -112,8 +114,8 @@ class Patches:
         self.when_imported(module, target, replace)
 
     def patch(self, owner: object, attribute: str, advice: Advice) -> None:
-        """Advise one attribute of an object that appeared at run time; a second time is nothing."""
-        if any(patch.owner is owner and patch.attribute == attribute for patch in self._patches):
+        """Advise one attribute of an object that appeared at run time, unless it is advised."""
+        if getattr(getattr(owner, attribute), _ADVISED, None) is self:
             return
         where = f"{getattr(owner, '__qualname__', type(owner).__qualname__)}.{attribute}"
         self.put(owner, attribute, *self.advise(_Advised(self, where, advice), owner, attribute))
@@ -374,14 +376,14 @@ class _Advised:
                 call = Call(instance, args, kwargs, self.maker)
                 return self._run_async(function, pending, call)
 
-            return _in_place_of(function, _coroutine_function(called_soon))
+            return self._in_place_of(function, _coroutine_function(called_soon))
 
         def called(*args: Any, **kwargs: Any) -> Any:
             if not self._wanted(instance):
                 return function(*args, **kwargs)
             return self._run(function, Call(instance, args, kwargs, self.maker))
 
-        return _in_place_of(function, called)
+        return self._in_place_of(function, called)
 
     def around_held(self, function: Any, owner: object) -> Any:
         """Return what stands for a function that an instance holds."""
@@ -413,7 +415,7 @@ class _Advised:
                     return pending
                 return self._run_async(method, pending, Call(instance, args, kwargs))
 
-            return _in_place_of(function, _coroutine_function(called_soon))
+            return self._in_place_of(function, _coroutine_function(called_soon))
 
         def called(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
             if is_plain and not self._wanted(instance):
@@ -423,7 +425,15 @@ class _Advised:
                 return method(*args, **kwargs)
             return self._run(method, Call(instance, args, kwargs))
 
-        return _in_place_of(function, called)
+        return self._in_place_of(function, called)
+
+    def _in_place_of(self, function: Any, replacement: Any) -> Any:
+        """Make the replacement look like the function, and known as advised."""
+        update_wrapper(replacement, function)
+        with suppress(TypeError, ValueError):  # not every callable has one
+            replacement.__signature__ = inspect.signature(function)  # for `inspect.getfullargspec`
+        setattr(replacement, _ADVISED, self._patches)
+        return replacement
 
     def _wanted(self, instance: object) -> bool:
         if not self._patches.on:
@@ -500,14 +510,6 @@ def _check(function: Any) -> None:
         raise UnsuitableTargetError(f"a {type(function).__name__} and no function")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise UnsuitableTargetError("a generator function, whose body runs after the call")
-
-
-def _in_place_of(function: Any, replacement: Any) -> Any:
-    """Make the replacement look like the function."""
-    update_wrapper(replacement, function)
-    with suppress(TypeError, ValueError):  # not every callable has one
-        replacement.__signature__ = inspect.signature(function)  # for `inspect.getfullargspec`
-    return replacement
 
 
 def _coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -241,3 +241,24 @@ def test_what_is_done_about_a_killed_child_is_below_its_execute(
         f"{died} > submit inner > dispatch inner > execute inner",
         f"{died} > task failure",
     ]
+
+
+def test_a_pool_that_brings_a_tracer_executes(
+    redis_url: str, receiver: Receiver, processes: Processes
+) -> None:
+    own = {"CELERY_CUSTOM_WORKER_POOL": "tests.brokers.celery_own_pool:Pool"}
+    worker = processes.start(
+        "worker",
+        ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-P", "custom", "-l", "INFO"],
+        env=otel_env(receiver, "worker") | {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT)} | own,
+        ready=" ready.",
+        cwd=ROOT,
+    )
+    with Celery(broker=redis_url) as app:
+        app.send_task("many", (1,))
+    receiver.wait_for(lambda spans: any(span.name == "execute many" for span in spans), LIMIT)
+    assert worker.stop(signal.SIGTERM) == 0
+    path = paths(receiver.spans(), lambda span: span.name)
+    executed = "dispatch many > execute many"
+    assert sorted(path.values()) == ["dispatch many", executed, f"{executed} > user"]
+    assert counts(receiver)["task.completed many"] == 1

@@ -31,6 +31,7 @@ adapter = Adapter(
             aliases=("celery.worker.consumer.consumer:build_tracer",),
         ),
         Hook("celery._state", execute.execute, find=execute.made_tracers),
+        Hook("celery.worker.consumer.consumer:Consumer.update_strategies", execute.adopt_tracers),
         Hook("celery.concurrency.base:BasePool.start", pool.open_pool),
         Hook("celery.concurrency.base:BasePool.stop", pool.close_pool),
         Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),

@@ -48,8 +48,21 @@ def made_tracers(state: ModuleType) -> Iterable[tuple[object, str]]:
                 yield task, "__trace__"
 
 
+def adopt_tracers(_: Call, recorder: Recorder) -> Generator[None, None, None]:
+    """Advise what others have put in the place of `build_tracer`, as pools of coroutines do."""
+    yield
+    _adopt(recorder)
+
+
+def _adopt(recorder: Recorder) -> None:
+    state = sys.modules["celery._state"]
+    for task, attribute in made_tracers(state):
+        recorder.patch(task, attribute, execute)
+
+
 def work(_: Call, recorder: Recorder) -> Generator[None, None, None]:
     recorder.relay_spans()
+    _adopt(recorder)
     yield  # for all tasks of a pool's child, which ends with os._exit: it runs no exit handlers
     recorder.flush()
 
