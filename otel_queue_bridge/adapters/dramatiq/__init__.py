@@ -12,11 +12,12 @@ adapter = Adapter(
     instruments=("dramatiq >= 1.17, < 3",),
     hooks=(
         Hook("dramatiq.broker:Broker.enqueue", submit.submit, overrides=True),
+        Hook("dramatiq.message:Message.decode", dispatch.decode),
         Hook("dramatiq.worker:_ConsumerThread.handle_message", dispatch.receive),
         Hook("dramatiq.worker:_ConsumerThread.requeue_messages", dispatch.hand_back),
         Hook("dramatiq.worker:_WorkerThread.process_message", execute.execute),
         Hook("dramatiq.worker:_ConsumerThread.post_process_message", attempt.note_end),
-        Hook("dramatiq.broker:Broker.emit_after", attempt.note_skip),
+        Hook("dramatiq.broker:Broker.emit_after", submit.note_signal),
         Hook("dramatiq.worker:Worker.start", worker.start),
         Hook("dramatiq.worker:Worker.stop", worker.stop),
     ),

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, Recorder, failed
+from otel_queue_bridge.adapters.dramatiq.reading import hide
 
 _ABORT = "dramatiq_abort.abort_manager.Abort"
 _QUIET = {
@@ -59,12 +60,13 @@ current: ContextVar[Run | None] = ContextVar("otel_queue_bridge.dramatiq.attempt
 
 
 def note_end(call: Call, _: Recorder) -> None:
+    run, message = current.get(), call.argument(0, "message")
+    if run is not None:
+        run.note(message)
+    hide(message)  # one that waited for its ETA shows its carrier
+
+
+def note_skip() -> None:
     run = current.get()
     if run is not None:
-        run.note(call.argument(0, "message"))
-
-
-def note_skip(call: Call, _: Recorder) -> None:
-    run = current.get()
-    if run is not None and call.argument(0, "signal") == "skip_message":
         run.skipped = True
