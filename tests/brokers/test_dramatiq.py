@@ -33,8 +33,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from otel_queue_bridge import instrument, uninstrument
-from otel_queue_bridge.adapters.dramatiq import attempt
-from otel_queue_bridge.adapters.dramatiq.brokers import server
+from otel_queue_bridge.adapters.dramatiq import attempt, brokers
 from tests.brokers.shop import SECRET
 from tests.servers import CLOCK, LIMIT, Valkey, wait_until
 
@@ -591,6 +590,113 @@ def test_the_server_is_told_and_no_credentials(instrumented: Telemetry) -> None:
     assert b"alice" not in instrumented.exported()
 
 
+class Postgres(StubBroker):
+    """A broker that nobody knows: it says itself where its server is, and what waits there."""
+
+    otel_server = ("db.example", 5432)
+
+    def otel_queue_depths(self, queues: list[str]) -> dict[str, int]:
+        return {**dict.fromkeys(queues, 7), "of_others": 1}
+
+
+class Sqs(Postgres):
+    """Has no port, and knows its server only when it is made."""
+
+    def __init__(self, region: str) -> None:
+        super().__init__()
+        self.region = region
+
+    def otel_server(self) -> tuple[str, None]:  # type: ignore[override]
+        return f"sqs.{self.region}.example", None
+
+
+class Nowhere(Postgres):
+    otel_server = None
+
+
+class Wrong(Postgres):
+    otel_server = "db.example:5432"
+
+    def otel_queue_depths(self, queues: list[str]) -> dict[str, int]:
+        raise ConnectionError
+
+
+@pytest.mark.parametrize(
+    ("broker", "address", "port"),
+    [
+        (Postgres(), "db.example", 5432),
+        (Sqs("eu"), "sqs.eu.example", None),
+        (Nowhere(), None, None),
+    ],
+    ids=["an attribute", "a method", "no one server"],
+)
+def test_a_broker_says_itself_where_it_is_and_what_waits(
+    instrumented: Telemetry, broker: Any, address: str | None, port: int | None
+) -> None:
+    ran = Ran(broker)
+    ran.actor.send()
+    with working(broker):
+        wait_until(lambda: ran.calls)
+        depths = {
+            point.attributes["messaging.destination.name"]: point.value
+            for point in instrumented.points()["task.queue.depth"]
+        }
+    assert depths == {"default": 7, "of_others": 1}
+    assert len(instrumented.spans()) == 3
+    for span in instrumented.spans():
+        assert span.attributes.get("server.address") == address
+        assert span.attributes.get("server.port") == port
+
+
+def test_a_broker_that_says_it_wrongly_is_one_warning_each(
+    instrumented: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Wrong()
+    ran = Ran(broker)
+    ran.actor.send()
+    ran.actor.send()
+    with working(broker):
+        wait_until(lambda: len(ran.calls) == 2)
+        assert "task.queue.depth" not in instrumented.points()
+        instrumented.points()
+    assert len(instrumented.spans("execute")) == 2
+    assert len(ours(caplog)) == 2
+
+
+class Generating(StubBroker):
+    """Makes an attribute of any name that it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+def test_reading_a_broker_leaves_it_as_it_was(instrumented: Telemetry) -> None:
+    broker = Generating()
+    ran = Ran(broker)
+    broker.declare_queue("of others")
+    ran.actor.send()
+    with working(broker) as worker:
+        wait_until(lambda: ran.calls)
+        broker.dead_letters_by_queue.clear()
+        instrumented.points()
+        assert worker.consumers.keys() >= {"default", "of others"}
+        assert broker.dead_letters_by_queue == {}
+    assert len(instrumented.spans()) == 3
+
+
+def test_reading_the_depth_takes_no_connection_of_the_workers(
+    instrumented: Telemetry, redis_url: str
+) -> None:
+    pool = redis.ConnectionPool.from_url(redis_url, max_connections=1)
+    broker = RedisBroker(client=redis.Redis(connection_pool=pool))
+    Ran(broker).actor.send()
+    only = pool.get_connection()
+    depths = [(one.queue, one.value) for one in brokers.depths(broker, ["default"])]
+    assert depths == [("default", 1), ("default.DQ", 0), ("default.XQ", 0)]
+    pool.release(only)
+    assert pool.get_connection() is only
+
+
 class Cluster:
     """A client of many servers, as far as Dramatiq uses it."""
 
@@ -599,7 +705,9 @@ class Cluster:
 
 
 def test_a_broker_of_no_one_server(instrumented: Telemetry) -> None:
-    assert server(RabbitmqBroker(url=["amqp://127.0.0.1:1/", "amqp://127.0.0.1:2/"])) is None
+    assert (
+        brokers.server(RabbitmqBroker(url=["amqp://127.0.0.1:1/", "amqp://127.0.0.1:2/"])) is None
+    )
     Ran(RedisBroker(client=Cluster())).actor.send()
     with pytest.raises(redis.ConnectionError):
         Ran(RedisBroker(unix_socket_path="/nowhere", retry=None)).actor.send()
