@@ -8,6 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
+from opentelemetry.context import (
+    Context,
+    attach,
+    create_key,
+    detach,
+    get_current,
+    get_value,
+    set_value,
+)
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 
 from otel_queue_bridge import failures, semconv, versions
@@ -20,7 +29,7 @@ from otel_queue_bridge.patching import Patches
 from otel_queue_bridge.tracing import Tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from opentelemetry.trace import TracerProvider
@@ -32,6 +41,40 @@ if TYPE_CHECKING:
     from otel_queue_bridge.operation import Exchange, Operation
     from otel_queue_bridge.semconv import Metric
     from otel_queue_bridge.versions import Gaps
+
+
+_POLLING = create_key("otel_queue_bridge.polling")
+"""Set where a worker polls, to what is suppressed there: not us, as it would be by the user."""
+
+
+@contextlib.contextmanager
+def _polling() -> Iterator[None]:
+    around = get_current()
+    with suppress_instrumentation():
+        suppressed = get_current().keys() - around.keys()
+        with _attached(set_value(_POLLING, suppressed)):
+            yield
+
+
+@contextlib.contextmanager
+def _not_polling() -> Iterator[bool]:
+    suppressed = get_value(_POLLING)
+    if not isinstance(suppressed, set):
+        yield False
+        return
+    current = get_current().items()
+    kept = {key: value for key, value in current if key not in {_POLLING, *suppressed}}
+    with _attached(Context(kept)):
+        yield True
+
+
+@contextlib.contextmanager
+def _attached(context: Context) -> Iterator[None]:
+    token = attach(context)
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 class Bridge:
@@ -75,10 +118,10 @@ class Bridge:
         failures.forget(self)
 
     def active(self) -> bool:
-        """Tell whether there is anything to do: an SDK, and no suppression in this context."""
+        """Tell whether there is anything to do: an SDK, and no suppression but our own."""
         if not self._tracing.active() and not self._measurements.active():
             return False
-        return is_instrumentation_enabled()
+        return is_instrumentation_enabled() or get_value(_POLLING) is not None
 
     # Operations
 
@@ -108,6 +151,12 @@ class Bridge:
 
     def suppressed(self) -> AbstractContextManager[None]:
         return suppress_instrumentation()
+
+    def polling(self) -> AbstractContextManager[None]:
+        return _polling() if self.config.suppress_polling else contextlib.nullcontext()
+
+    def not_polling(self) -> AbstractContextManager[bool]:
+        return _not_polling()
 
     # Gauges
 

@@ -126,6 +126,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "exception_messages": _switch(default=True),
         "max_task_names": _count(200),
         "max_queue_names": _count(200),
+        "suppress_polling": _switch(default=True),
         "untested_versions": _switch(default=False),
         "flush_timeout": _seconds(2.0),
         "horse_export": _one_of("relay", "flush"),
@@ -165,6 +166,7 @@ class Options(TypedDict, total=False):
     exception_messages: bool
     max_task_names: int
     max_queue_names: int
+    suppress_polling: bool
     untested_versions: bool
     flush_timeout: float
     horse_export: Literal["relay", "flush"]
@@ -193,6 +195,7 @@ class Config:
     exception_messages: bool = True
     max_task_names: int = 200
     max_queue_names: int = 200
+    suppress_polling: bool = True
     untested_versions: bool = False
     flush_timeout: float = 2.0
     horse_export: Literal["relay", "flush"] = "relay"

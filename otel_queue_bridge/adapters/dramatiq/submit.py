@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import time
-from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task.retry = running is not None and running.retries(message)
     task.eta = None if delay is None else time.time() + delay / 1000
     submission = _Submission(written)
-    with nullcontext() if handed_over else recorder.submit(task) as operation:
+    with recorder.polling() if handed_over else recorder.submit(task) as operation:
         _replace(call, copied)
         token = _current.set(submission)
         yield
