@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled, supp
 
 from otel_queue_bridge import failures, semconv, versions
 from otel_queue_bridge.failures import Reports
-from otel_queue_bridge.forks import lifecycle, spans
+from otel_queue_bridge.forks import lifecycle, pull, spans
 from otel_queue_bridge.forks.relay import Relay
 from otel_queue_bridge.metrics import Measurements
 from otel_queue_bridge.operation import Operations
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from otel_queue_bridge.semconv import Metric
     from otel_queue_bridge.versions import Gaps
 
+
+_logger = logging.getLogger("otel_queue_bridge")
 
 _POLLING = create_key("otel_queue_bridge.polling")
 """Set where a worker polls, to what is suppressed there: not us, as it would be by the user."""
@@ -95,6 +98,8 @@ class Bridge:
         self._relayed: tuple[TracerProvider, ...] = ()
         self._parents: frozenset[int] | None = None
         self._diversion: spans.Diversion | None = None
+        self._inherited: object = None
+        """In a forked child: what its parent records metrics with."""
         failures.expect(self, adapter.interrupts)
         lifecycle.join(self)
         if gaps is not None:
@@ -163,6 +168,10 @@ class Bridge:
     def watch_workers(
         self, read: Callable[..., Iterable[Reading]], of: object = None
     ) -> Callable[[], None]:
+        if self._inherited and self._inherited is self._meter_provider():
+            if pull.is_unserved(self._inherited):
+                _logger.warning(pull.UNSERVED)
+            self._inherited = None
         return self._watch(semconv.WORKERS, read, of)
 
     def watch_depth(
@@ -223,6 +232,7 @@ class Bridge:
         if self._relayed:
             self._parents = spans.exporting_ids(self._relayed)
         self._line = line
+        self._inherited = self._meter_provider()
         counts = line is not None and "count" in line.kinds
         self._measurements.report_to(line.count if line is not None and counts else None)
         self._patches.enter_child()
