@@ -304,6 +304,16 @@ class Recorder(Protocol):
     def suppressed(self) -> AbstractContextManager[None]:
         """Record nothing of what the host does inside the `with`."""
 
+    def polling(self) -> AbstractContextManager[None]:
+        """Let other instrumentations record nothing of what a worker does by itself.
+
+        That is, of polling, heartbeats, maintenance and events, unless `suppress_polling` is off.
+        Ours is not suppressed, but no task may run in there.
+        """
+
+    def not_polling(self) -> AbstractContextManager[bool]:
+        """Suspend `polling` for what is done on behalf of a task; it tells whether that was on."""
+
 
 Advice = Callable[[Call, Recorder], "Generator[None, None, None] | None"]
 """What to do before a call, as a plain function; or around it, as a generator.
@@ -312,6 +322,12 @@ A generator yields once, where the original runs, and finds the call's result or
 afterwards. It never has to raise or return anything; one that returns without a yield has
 nothing to say about this call, and what it has replaced is put back.
 """
+
+
+def poll(_: Call, recorder: Recorder) -> Generator[None, None, None]:
+    """Advise a method of a worker that does nothing but polling, heartbeats and the like."""
+    with recorder.polling():
+        yield
 
 
 class Hook(NamedTuple):

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
+from opentelemetry.context import (
+    Context,
+    attach,
+    create_key,
+    detach,
+    get_current,
+    get_value,
+    set_value,
+)
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 
 from otel_queue_bridge import failures, semconv, versions
 from otel_queue_bridge.failures import Reports
-from otel_queue_bridge.forks import lifecycle, spans
+from otel_queue_bridge.forks import lifecycle, pull, spans
 from otel_queue_bridge.forks.relay import Relay
 from otel_queue_bridge.greenlets import warn_of_threads
 from otel_queue_bridge.metrics import Measurements
@@ -21,7 +31,7 @@ from otel_queue_bridge.patching import Patches
 from otel_queue_bridge.tracing import Tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from opentelemetry.trace import TracerProvider
@@ -33,6 +43,42 @@ if TYPE_CHECKING:
     from otel_queue_bridge.operation import Exchange, Operation
     from otel_queue_bridge.semconv import Metric
     from otel_queue_bridge.versions import Gaps
+
+
+_logger = logging.getLogger("otel_queue_bridge")
+
+_POLLING = create_key("otel_queue_bridge.polling")
+"""Set where a worker polls, to what is suppressed there: not us, as it would be by the user."""
+
+
+@contextlib.contextmanager
+def _polling() -> Iterator[None]:
+    around = get_current()
+    with suppress_instrumentation():
+        suppressed = get_current().keys() - around.keys()
+        with _attached(set_value(_POLLING, suppressed)):
+            yield
+
+
+@contextlib.contextmanager
+def _not_polling() -> Iterator[bool]:
+    suppressed = get_value(_POLLING)
+    if not isinstance(suppressed, set):
+        yield False
+        return
+    current = get_current().items()
+    kept = {key: value for key, value in current if key not in {_POLLING, *suppressed}}
+    with _attached(Context(kept)):
+        yield True
+
+
+@contextlib.contextmanager
+def _attached(context: Context) -> Iterator[None]:
+    token = attach(context)
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 class Bridge:
@@ -54,6 +100,8 @@ class Bridge:
         self._relayed: tuple[TracerProvider, ...] = ()
         self._parents: frozenset[int] | None = None
         self._diversion: spans.Diversion | None = None
+        self._inherited: object = None
+        """In a forked child: what its parent records metrics with."""
         failures.expect(self, adapter.interrupts)
         lifecycle.join(self)
         if gaps is not None:
@@ -77,10 +125,10 @@ class Bridge:
         failures.forget(self)
 
     def active(self) -> bool:
-        """Tell whether there is anything to do: an SDK, and no suppression in this context."""
+        """Tell whether there is anything to do: an SDK, and no suppression but our own."""
         if not self._tracing.active() and not self._measurements.active():
             return False
-        return is_instrumentation_enabled()
+        return is_instrumentation_enabled() or get_value(_POLLING) is not None
 
     # Operations
 
@@ -117,6 +165,12 @@ class Bridge:
     def suppressed(self) -> AbstractContextManager[None]:
         return suppress_instrumentation()
 
+    def polling(self) -> AbstractContextManager[None]:
+        return _polling() if self.config.suppress_polling else contextlib.nullcontext()
+
+    def not_polling(self) -> AbstractContextManager[bool]:
+        return _not_polling()
+
     # Gauges
 
     def watch_workers(
@@ -127,6 +181,10 @@ class Bridge:
             warn_of_threads(providers)
         except Exception as error:  # noqa: BLE001 - it reads what others have patched
             self._reports.report("watch_workers", error, "nobody looks for unpatched threads")
+        if self._inherited and self._inherited is self._meter_provider():
+            if pull.is_unserved(self._inherited):
+                _logger.warning(pull.UNSERVED)
+            self._inherited = None
         return self._watch(semconv.WORKERS, read, of)
 
     def watch_depth(
@@ -191,6 +249,7 @@ class Bridge:
         if self._relayed:
             self._parents = spans.exporting_ids(self._relayed)
         self._line = line
+        self._inherited = self._meter_provider()
         counted = line is not None and self.parent_counts()
         self._measurements.report_to(line.count if line is not None and counted else None)
         self._patches.enter_child()

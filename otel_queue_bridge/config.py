@@ -128,6 +128,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "exception_messages": _switch(default=True),
         "max_task_names": _count(200),
         "max_queue_names": _count(200),
+        "suppress_polling": _switch(default=True),
         "untested_versions": _switch(default=False),
         "flush_timeout": _seconds(2.0),
         "child_export": _one_of("relay", "own", optional=True),
@@ -167,6 +168,7 @@ class Options(TypedDict, total=False):
     exception_messages: bool
     max_task_names: int
     max_queue_names: int
+    suppress_polling: bool
     untested_versions: bool
     flush_timeout: float
     child_export: Literal["relay", "own"] | None
@@ -195,6 +197,7 @@ class Config:
     exception_messages: bool = True
     max_task_names: int = 200
     max_queue_names: int = 200
+    suppress_polling: bool = True
     untested_versions: bool = False
     flush_timeout: float = 2.0
     child_export: Literal["relay", "own"] | None = None

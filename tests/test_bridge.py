@@ -1,5 +1,6 @@
 """One queue, instrumented: what it opens it closes, by undo, by hand or with its owner."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -8,6 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.context import attach, detach, get_value, set_value
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -59,6 +63,46 @@ def sdk():
         bridge.undo()
     sdk.provider.shutdown()
     sdk.spans.shutdown()
+
+
+def test_polling_hides_others_and_not_us(sdk):
+    bridge = sdk.bridge()
+    with attached_value("user", 1), bridge.polling():
+        assert not is_instrumentation_enabled()
+        assert bridge.active()
+        with bridge.submit(task()):
+            assert not is_instrumentation_enabled()
+            with bridge.not_polling() as was_polling:
+                assert was_polling
+                assert is_instrumentation_enabled()
+                assert get_value("user") == 1
+                assert trace.get_current_span().is_recording()
+            assert not is_instrumentation_enabled()
+    assert is_instrumentation_enabled()
+    with bridge.not_polling() as was_polling:
+        assert not was_polling
+    (span,) = sdk.exporter.get_finished_spans()
+    assert span.name == "submit mail"
+
+
+def test_polling_leaves_a_users_suppression_alone(sdk):
+    bridge = sdk.bridge()
+    with suppress_instrumentation():
+        assert not bridge.active()
+        with bridge.not_polling():
+            assert not is_instrumentation_enabled()
+
+
+def test_polling_can_be_shown(sdk):
+    with sdk.bridge(suppress_polling=False).polling():
+        assert is_instrumentation_enabled()
+
+
+@contextlib.contextmanager
+def attached_value(key, value):
+    token = attach(set_value(key, value))
+    yield
+    detach(token)
 
 
 def task():

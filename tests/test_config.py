@@ -43,6 +43,7 @@ EXAMPLES = {
         "task:argument,argument;task2:argument",
     ),
     "exception_messages": (True, "0", False, False, ["maybe"], "true and false"),
+    "suppress_polling": (True, "0", False, False, ["off"], "true and false"),
     "untested_versions": (False, "true", True, True, ["2"], "true and false"),
     "flush_timeout": (2.0, "0.5", 0.5, 0.5, ["-0.1", "2s"], "number of seconds"),
     "child_export": (None, "own", "own", "own", ["both"], "relay, own"),

@@ -120,6 +120,10 @@ def test_nothing_is_found_where_nothing_is_wrong(healthy):
 
 
 MISTAKES = {
+    "metrics that are pulled": (
+        {"OTEL_METRICS_EXPORTER": "prometheus"},
+        ("export", "warning", "prometheus serves the main process alone", "docs/prometheus.md"),
+    ),
     "misspelt option": (
         {f"{VARIABLE}NAMIGN": "task"},
         ("options", "problem", f"{VARIABLE}NAMIGN does not exist", f"{VARIABLE}NAMING"),

@@ -30,7 +30,7 @@ SHOW = "from otel_queue_bridge import instrumentor; print(*instrumentor.instrume
 def run(code: str, site: Site, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": str(SCRIPTS), "OTEL_METRICS_EXPORTER": "none"}
     environment |= {"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
-    environment["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "celery,fastapi,logging"
+    environment["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "celery,fastapi,redis,logging"
     return subprocess.run(
         [SCRIPTS / "opentelemetry-instrument", sys.executable, "-c", code],
         env=environment | site.environment | variables,

@@ -40,7 +40,11 @@ def show(folder, console):
     port = free_port()
     python = [str(BIN / "opentelemetry-instrument"), sys.executable]
     with Receiver() as receiver, Processes(Path(folder)) as processes:
-        env = {"REDIS_URL": f"redis://127.0.0.1:{port}", "PYTHONPATH": installed(folder)}
+        env = {
+            "REDIS_URL": f"redis://127.0.0.1:{port}",
+            "PYTHONPATH": installed(folder),
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "redis",  # only our own spans are shown
+        }
 
         def start(name, command, ready=None):
             console.print(f"$ {' '.join(Path(part).name for part in command)}", soft_wrap=True)

@@ -50,7 +50,7 @@ _JAEGER = {"OTEL_PROPAGATORS": "jaeger", "dispatch_spans": "false"}
 _MIXED = {
     "OTEL_PROPAGATORS": "baggage,b3,tracecontext",
     "OTEL_PYTHON_LOG_CORRELATION": "true",
-    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi",  # and not logging
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis",  # and not logging
 }
 _PATIENT = 60.0
 """Seconds; no duration is longer, unless its unit is wrong."""

@@ -377,8 +377,8 @@ class Rig:
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
         }
         # The handler that `logging` puts on the root logger makes RQ keep quiet; and half a second
-        # of each start would go into importing FastAPI, to instrument it.
-        disabled = ["celery", "fastapi", "logging"]
+        # of each start would go into importing FastAPI, to instrument it. `redis` has spans, too.
+        disabled = ["celery", "fastapi", "logging", "redis"]
         if mode not in ("auto", "broken", "unreachable"):  # the rest is in code
             # Each by its name: the oldest OpenTelemetry that we allow knows no `*`.
             disabled += _instrumentors()

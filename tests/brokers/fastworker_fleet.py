@@ -69,7 +69,7 @@ class Fleet:
         ours = {
             "APP_FOLDER": str(self.folder),
             "OTEL_METRIC_EXPORT_INTERVAL": "200",
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis,logging",
             "PYTHONPATH": str(ROOT),
         }
         return otel_env(self.receiver, service) | ours | env

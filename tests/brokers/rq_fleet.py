@@ -50,7 +50,7 @@ class Fleet:
             "APP_FOLDER": str(folder),
             "PYTHONPATH": str(ROOT),
             # `logging` would put a handler on the root logger, and then RQ logs nothing.
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis,logging",
             "OTEL_METRIC_EXPORT_INTERVAL": "200",
             "TZ": "Asia/Kathmandu",  # far from UTC, which RQ's times are in
         }

@@ -35,7 +35,7 @@ class Shop:
             "APP_BROKER": broker,
             "APP_NOTES": str(self._notes),
             "PYTHONPATH": str(ROOT),
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis",
         }
 
     def worker(self, *arguments: str, **env: str) -> Process:

@@ -305,7 +305,7 @@ def test_with_contribs_instrumentor_there_is_one_set_of_spans(
     shop = redis_shop
     both = {
         # If `logging` is on, it swallows what is logged before Celery sets up logging.
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi,logging",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi,logging,redis",
         "OTEL_PYTHON_QUEUE_BRIDGE_CONFLICTS": conflicts,
     }
     worker = shop.worker(*PREFORK, **both)

@@ -229,7 +229,7 @@ def run(pool: str, broker: str, folder: Path) -> Finished:
         "APP_BROKER": broker,
         "APP_NOTES": str(folder),
         "PYTHONPATH": str(ROOT),
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis",
         "OTEL_METRIC_EXPORT_INTERVAL": "200",
     }
     patched = {}

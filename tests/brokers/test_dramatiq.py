@@ -33,8 +33,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from otel_queue_bridge import instrument, uninstrument
-from otel_queue_bridge.adapters.dramatiq import attempt
-from otel_queue_bridge.adapters.dramatiq.brokers import server
+from otel_queue_bridge.adapters.dramatiq import attempt, brokers
 from tests.brokers.shop import SECRET
 from tests.servers import CLOCK, LIMIT, Valkey, wait_until
 
@@ -162,8 +161,10 @@ def work_until(broker: dramatiq.Broker, condition: Callable[[], object]) -> None
 
 
 def received(broker: dramatiq.Broker) -> dramatiq.Message[Any]:
+    """Return a message as it has travelled."""
     consumer = broker.consume("default", timeout=100)
-    found = wait_until(lambda: next(consumer))
+    with suppress_instrumentation():
+        found = wait_until(lambda: next(consumer))
     consumer.ack(found)
     consumer.close()
     message: dramatiq.Message[Any] = found._message  # noqa: SLF001 - the proxy hides its type
@@ -247,6 +248,123 @@ def test_the_carrier_is_all_that_travels_in_addition(
     assert without.copy(**dict.fromkeys(own)) == with_carrier.copy(**dict.fromkeys(own))
 
 
+class Stamping(Middleware):
+    """Writes into what is sent, as brokers' documentation allows."""
+
+    def before_enqueue(self, broker: Any, message: Any, delay: int | None) -> None:
+        message.options["stamp"] = "new"
+        message.options.pop("draft", None)
+
+
+@pytest.mark.parametrize("delay", [None, 10], ids=["at once", "delayed"])
+def test_what_middleware_writes_reaches_the_caller_as_without_us(
+    telemetry: Telemetry, broker: dramatiq.Broker, delay: int | None
+) -> None:
+    broker.add_middleware(Stamping())
+    ran = Ran(broker)
+    seen = []
+    for instrumented in (False, True):
+        if instrumented:
+            telemetry.instrument()
+        message = ran.actor.message_with_options(stamp="old", draft=True)
+        options = message.options
+        returned = broker.enqueue(message, delay=delay)
+        assert message.options is options
+        seen.append((options, returned is message, set(returned.options)))
+    assert seen[0] == seen[1]
+    assert [span.name for span in telemetry.spans()] == ["submit ok"]
+
+
+def test_a_dead_letter_equals_what_was_sent(instrumented: Telemetry, stub: StubBroker) -> None:
+    stub.add_middleware(FailsBefore())
+    ran = Ran(stub)
+    message = ran.actor.message()
+    returned = stub.enqueue(message)
+    work_until(stub, lambda: stub.dead_letters)
+    (dead,) = stub.dead_letters
+    assert dead._message == message == returned  # noqa: SLF001 - the proxy has no equality
+    assert_chain(instrumented.spans())
+
+
+def test_what_is_decoded_equals_what_was_sent(instrumented: Telemetry, stub: StubBroker) -> None:
+    message = Ran(stub).actor.send()
+    assert dramatiq.Message.decode(stub.queues["default"].get()) == message
+
+
+class Watching(Middleware):
+    """Keeps the options that a worker's middleware gets to see."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, set[str]]] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.endswith(("_process_message", "_skip_message", "ack", "_delay_message")):
+            return found
+
+        def look(broker: Any, message: Any, **_: Any) -> None:
+            self.seen.append((name, set(message.options)))
+
+        return look
+
+
+def test_what_is_received_shows_no_carrier_and_its_trace_goes_on(
+    instrumented: Telemetry, broker: dramatiq.Broker
+) -> None:
+    watching = Watching()
+    broker.add_middleware(watching)
+    ran = Ran(broker)
+    ran.body = ran.fail_once
+    ran.actor.send_with_options(delay=10)
+    work_until(broker, lambda: [name for name, _ in watching.seen].count("after_ack") == 4)
+    assert {name for name, _ in watching.seen} >= {
+        "before_delay_message",
+        "before_process_message",
+        "after_process_message",
+        "before_ack",
+        "after_ack",
+    }
+    assert not any("otel" in options for _, options in watching.seen)
+    assert not any("otel" in options for options in ran.options)
+    names = ["submit ok", "dispatch ok", "execute ok"] * 2
+    assert [span.name for span in instrumented.spans()] == names
+    assert_chain(instrumented.spans())
+
+
+class Reencoding(StubBroker):
+    """Gives back what a stopping worker has not begun, as brokers without a server do."""
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 100) -> Any:
+        consumer = super().consume(queue_name, prefetch, timeout)
+        queue = self.queues[queue_name]
+
+        def requeue(messages: Any) -> None:
+            for message in messages:
+                queue.put(message.encode())
+
+        consumer.requeue = requeue  # type: ignore[method-assign]
+        return consumer
+
+
+@pytest.mark.parametrize("delay", [None, 500], ids=["at once", "delayed"])
+def test_what_is_given_back_keeps_its_trace(instrumented: Telemetry, delay: int | None) -> None:
+    broker = Reencoding()
+    ran = Ran(broker)
+    message = ran.actor.send_with_options(delay=delay)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=0)
+    worker.queue_prefetch = worker.delay_prefetch = 1
+    worker.start()
+    wait_until(broker.queues[message.queue_name].empty)
+    worker.stop()
+    work_until(broker, lambda: ran.calls)
+    (submit,) = instrumented.spans("submit")
+    (execute,) = instrumented.spans("execute")
+    dispatches = instrumented.spans("dispatch")
+    assert {parent(span) for span in dispatches} == {own_id(submit)}
+    assert parent(execute) == own_id(dispatches[-1])
+    assert len(dispatches) == (1 if delay else 2)
+
+
 def test_an_uninstrumented_worker_runs_what_was_sent(
     instrumented: Telemetry, broker: dramatiq.Broker
 ) -> None:
@@ -289,7 +407,6 @@ def test_a_delayed_message_keeps_the_trace_of_its_submit(
     elapsed = (execute.start_time - submit.start_time) / 1e9
     assert dispatch.start_time - submit.start_time >= (0.2 - CLOCK) * 1e9
     assert execute.attributes["task.wait"] <= elapsed - 0.2 + CLOCK
-    assert ran.options[0]["otel"].keys() == {"traceparent", "otel-submitted", "otel-planned"}
     assert instrumented.counts()["task.submitted"] == 1
 
 
@@ -328,7 +445,8 @@ def late() -> type[StubBroker]:
 def test_a_broker_that_calls_its_parents_is_one_submit(instrumented: Telemetry) -> None:
     for kind in (Early, late()):
         broker = kind()
-        assert Ran(broker).actor.send().options["otel"]
+        Ran(broker).actor.send()
+        assert received(broker).options["otel"]
         (submit,) = instrumented.spans()
         assert submit.name == "submit ok"
         instrumented._spans.clear()  # noqa: SLF001 - ours
@@ -376,6 +494,42 @@ def test_a_broker_that_passes_on_and_one_that_sends_more(
     assert [span.name for span in instrumented.spans()] == ["submit ok", "submit audit"]
 
 
+class Choosy(StubBroker):
+    """Takes each message once; what it drops, it returns."""
+
+    def enqueue(self, message: Any, *, delay: int | None = None) -> Any:
+        if message.kwargs.get("drop") or message.options.get("retries"):
+            return message
+        return super().enqueue(message, delay=delay)
+
+
+def test_what_a_broker_drops_is_not_submitted(instrumented: Telemetry) -> None:
+    broker = Choosy()
+    ran = Ran(broker)
+    ran.body = ran.fail_once
+    ran.actor.send(drop=True)
+    ran.actor.send()
+    work_until(broker, lambda: ran.calls)
+    assert instrumented.counts() == {
+        "task.submitted": 1,
+        "task.dispatched": 1,
+        "task.completed failure": 1,
+    }
+
+
+class Silent(StubBroker):
+    """Takes all, and emits nothing."""
+
+    def enqueue(self, message: Any, *, delay: int | None = None) -> Any:
+        self.queues[message.queue_name].put(message.encode())
+        return message
+
+
+def test_a_broker_without_signals_drops_nothing(instrumented: Telemetry) -> None:
+    Ran(Silent()).actor.send()
+    assert instrumented.counts() == {"task.submitted": 1}
+
+
 def test_every_class_is_as_it_was_afterwards(telemetry: Telemetry) -> None:
     kinds = (Early, StubBroker, RedisBroker, RabbitmqBroker, late())
     before = [vars(kind)["enqueue"] for kind in kinds]
@@ -399,19 +553,23 @@ dramatiq.set_broker(broker)
 def ok():
     pass
 
-before = ok.send().options
+def sent():
+    ok.send()
+    return list(json.loads(broker.queues["default"].get())["options"])
+
+before = sent()
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 trace.set_tracer_provider(TracerProvider())
-print(json.dumps([before, list(ok.send().options)]))
+print(json.dumps([before, sent()]))
 """
 
 
 def test_an_sdk_that_comes_last() -> None:
     command = [sys.executable, "-c", SDK_LAST]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT)
-    assert json.loads(answer.stdout) == [{}, ["otel"]]
+    assert json.loads(answer.stdout) == [[], ["otel"]]
     assert answer.stderr == ""
 
 
@@ -432,6 +590,113 @@ def test_the_server_is_told_and_no_credentials(instrumented: Telemetry) -> None:
     assert b"alice" not in instrumented.exported()
 
 
+class Postgres(StubBroker):
+    """A broker that nobody knows: it says itself where its server is, and what waits there."""
+
+    otel_server = ("db.example", 5432)
+
+    def otel_queue_depths(self, queues: list[str]) -> dict[str, int]:
+        return {**dict.fromkeys(queues, 7), "of_others": 1}
+
+
+class Sqs(Postgres):
+    """Has no port, and knows its server only when it is made."""
+
+    def __init__(self, region: str) -> None:
+        super().__init__()
+        self.region = region
+
+    def otel_server(self) -> tuple[str, None]:  # type: ignore[override]
+        return f"sqs.{self.region}.example", None
+
+
+class Nowhere(Postgres):
+    otel_server = None
+
+
+class Wrong(Postgres):
+    otel_server = "db.example:5432"
+
+    def otel_queue_depths(self, queues: list[str]) -> dict[str, int]:
+        raise ConnectionError
+
+
+@pytest.mark.parametrize(
+    ("broker", "address", "port"),
+    [
+        (Postgres(), "db.example", 5432),
+        (Sqs("eu"), "sqs.eu.example", None),
+        (Nowhere(), None, None),
+    ],
+    ids=["an attribute", "a method", "no one server"],
+)
+def test_a_broker_says_itself_where_it_is_and_what_waits(
+    instrumented: Telemetry, broker: Any, address: str | None, port: int | None
+) -> None:
+    ran = Ran(broker)
+    ran.actor.send()
+    with working(broker):
+        wait_until(lambda: ran.calls)
+        depths = {
+            point.attributes["messaging.destination.name"]: point.value
+            for point in instrumented.points()["task.queue.depth"]
+        }
+    assert depths == {"default": 7, "of_others": 1}
+    assert len(instrumented.spans()) == 3
+    for span in instrumented.spans():
+        assert span.attributes.get("server.address") == address
+        assert span.attributes.get("server.port") == port
+
+
+def test_a_broker_that_says_it_wrongly_is_one_warning_each(
+    instrumented: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Wrong()
+    ran = Ran(broker)
+    ran.actor.send()
+    ran.actor.send()
+    with working(broker):
+        wait_until(lambda: len(ran.calls) == 2)
+        assert "task.queue.depth" not in instrumented.points()
+        instrumented.points()
+    assert len(instrumented.spans("execute")) == 2
+    assert len(ours(caplog)) == 2
+
+
+class Generating(StubBroker):
+    """Makes an attribute of any name that it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+def test_reading_a_broker_leaves_it_as_it_was(instrumented: Telemetry) -> None:
+    broker = Generating()
+    ran = Ran(broker)
+    broker.declare_queue("of others")
+    ran.actor.send()
+    with working(broker) as worker:
+        wait_until(lambda: ran.calls)
+        broker.dead_letters_by_queue.clear()
+        instrumented.points()
+        assert worker.consumers.keys() >= {"default", "of others"}
+        assert broker.dead_letters_by_queue == {}
+    assert len(instrumented.spans()) == 3
+
+
+def test_reading_the_depth_takes_no_connection_of_the_workers(
+    instrumented: Telemetry, redis_url: str
+) -> None:
+    pool = redis.ConnectionPool.from_url(redis_url, max_connections=1)
+    broker = RedisBroker(client=redis.Redis(connection_pool=pool))
+    Ran(broker).actor.send()
+    only = pool.get_connection()
+    depths = [(one.queue, one.value) for one in brokers.depths(broker, ["default"])]
+    assert depths == [("default", 1), ("default.DQ", 0), ("default.XQ", 0)]
+    pool.release(only)
+    assert pool.get_connection() is only
+
+
 class Cluster:
     """A client of many servers, as far as Dramatiq uses it."""
 
@@ -440,7 +705,9 @@ class Cluster:
 
 
 def test_a_broker_of_no_one_server(instrumented: Telemetry) -> None:
-    assert server(RabbitmqBroker(url=["amqp://127.0.0.1:1/", "amqp://127.0.0.1:2/"])) is None
+    assert (
+        brokers.server(RabbitmqBroker(url=["amqp://127.0.0.1:1/", "amqp://127.0.0.1:2/"])) is None
+    )
     Ran(RedisBroker(client=Cluster())).actor.send()
     with pytest.raises(redis.ConnectionError):
         Ran(RedisBroker(unix_socket_path="/nowhere", retry=None)).actor.send()

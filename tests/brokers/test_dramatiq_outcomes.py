@@ -147,7 +147,7 @@ def run(broker: str, redis: str, folder: Path) -> Finished:
         "APP_REDIS": redis,
         "APP_NOTES": str(notes),
         "PYTHONPATH": str(ROOT),
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis,logging",
         "OTEL_METRIC_EXPORT_INTERVAL": "200",
     }
     names = json.dumps([*LEAVES, "group"])

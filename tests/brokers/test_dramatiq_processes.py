@@ -37,7 +37,7 @@ class Workers(Shop):
         self._gate = folder / "gate"
         self.env |= {
             "APP_GATE": str(self._gate),
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis,logging",
         }
 
     def start(

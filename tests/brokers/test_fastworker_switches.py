@@ -19,7 +19,7 @@ APP = "tests.brokers.fastworker_matrix_app"
 SWITCH = "FASTWORKER_OTEL_ENABLED"
 PREFIX = "OTEL_PYTHON_QUEUE_BRIDGE_"
 THEIRS = {"FASTWORKER_TELEMETRY_ENABLED": "true", "APP_THEIRS": "shown"}
-NEEDLESS = "celery,fastapi,logging"
+NEEDLESS = "celery,fastapi,redis,logging"
 """Instrumentations that `opentelemetry-instrument` need not load here."""
 TOLD = {"later": "success", "failing": "failure", "at_once": "success"}
 """The results that a client gets, whatever is instrumented."""

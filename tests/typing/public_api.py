@@ -31,6 +31,7 @@ otel_queue_bridge.instrument(
     exception_messages=False,
     max_task_names=50,
     max_queue_names=50,
+    suppress_polling=False,
     untested_versions=True,
     flush_timeout=0.5,
     child_export="own",

@@ -3,10 +3,25 @@
 Names cited in this folder are those of Celery 5.7 and billiard 4.3.
 """
 
-from otel_queue_bridge.adapter import Adapter, Hook
+from otel_queue_bridge.adapter import Adapter, Hook, poll
 from otel_queue_bridge.adapters.celery import attempt, beat, dispatch, execute, pool, submit
 
 _REJECTING = ("on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
+
+_POLLING = (
+    "celery.events.dispatcher:EventDispatcher._publish",
+    "celery.worker.consumer.consumer:Consumer.connect",
+    "celery.worker.consumer.events:Events.start",
+    "celery.worker.consumer.mingle:Mingle.start",
+    "celery.worker.consumer.gossip:Gossip.start",
+    "celery.worker.consumer.tasks:Tasks.start",
+    "celery.worker.pidbox:Pidbox.start",
+    "celery.worker.pidbox:Pidbox.stop",
+    "celery.bootsteps:ConsumerStep._close",
+    "kombu.transport.redis:QoS.restore_visible",
+    "kombu.transport.redis:MultiChannelPoller.maybe_refresh_binding_expiry",  # since kombu 5.7
+)
+"""What a worker does by itself. The reads that bring its messages go by no instrumentation."""
 
 adapter = Adapter(
     system="celery",
@@ -39,5 +54,6 @@ adapter = Adapter(
         Hook("celery.platforms:close_open_fds", beat.keep_line),
         Hook("billiard.pool:ApplyResult.discard", attempt.discard),
         Hook("billiard.pool:Worker.workloop", execute.work),
+        *(Hook(target, poll, optional=True) for target in _POLLING),
     ),
 )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, Recorder, failed
+from otel_queue_bridge.adapters.dramatiq.reading import hide
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 _ABORT = "dramatiq_abort.abort_manager.Abort"
 _QUIET = {
@@ -58,13 +62,17 @@ class Run:
 current: ContextVar[Run | None] = ContextVar("otel_queue_bridge.dramatiq.attempt", default=None)
 
 
-def note_end(call: Call, _: Recorder) -> None:
+def note_end(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    run, message = current.get(), call.argument(0, "message")
+    hide(message)  # one that waited for its ETA shows its carrier
+    if run is not None:
+        run.note(message)
+        return
+    with recorder.polling():  # a consumer is done with a message that has not been run
+        yield
+
+
+def note_skip() -> None:
     run = current.get()
     if run is not None:
-        run.note(call.argument(0, "message"))
-
-
-def note_skip(call: Call, _: Recorder) -> None:
-    run = current.get()
-    if run is not None and call.argument(0, "signal") == "skip_message":
         run.skipped = True

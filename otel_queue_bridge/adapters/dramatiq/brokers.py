@@ -1,4 +1,8 @@
-"""The differences between Dramatiq's brokers: where the server is, and how deep the queues are."""
+"""The differences between Dramatiq's brokers: where the server is, and how deep the queues are.
+
+A broker's class may say so itself, by `otel_server` and `otel_queue_depths`: see docs/dramatiq.md.
+What a broker generates or connects when it is asked for an attribute is not touched.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,16 @@ _servers: weakref.WeakKeyDictionary[Any, Server] = weakref.WeakKeyDictionary()
 
 def server(broker: Any) -> Server:
     if broker not in _servers:
+        _servers[broker] = None  # what fails is not tried again for each message
         _servers[broker] = _server(broker)
     return _servers[broker]
 
 
 def _server(broker: Any) -> Server:
+    if hasattr(type(broker), "otel_server"):
+        found = broker.otel_server
+        host, port = (found() if callable(found) else found) or (None, None)
+        return None if host is None else (str(host), None if port is None else int(port))
     kind = _kind(broker)
     if kind == "RedisBroker":
         pool = getattr(broker.client, "connection_pool", None)  # a cluster's client has none
@@ -38,6 +47,8 @@ def _server(broker: Any) -> Server:
 
 def depths(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
     """Read each queue, its delay queue and its dead letters as three separate queues."""
+    if hasattr(type(broker), "otel_queue_depths"):
+        return _own(broker, queues)
     read = {"RedisBroker": _redis, "RabbitmqBroker": _rabbitmq, "StubBroker": _stub}.get(
         _kind(broker)
     )
@@ -49,18 +60,44 @@ def _kind(broker: Any) -> str:
     return next((kind.__name__ for kind in type(broker).__mro__ if kind.__name__ in known), "")
 
 
+def _own(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
+    for name, depth in broker.otel_queue_depths(list(queues)).items():
+        yield Reading(int(depth), queue=str(name))
+
+
 def _redis(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
-    names = list(queues)
-    # The pool gives this thread a connection that no other thread uses.
-    with broker.client.pipeline(transaction=False) as pipeline:
-        for name in names:
-            pipeline.llen(f"{broker.namespace}:{name}")
-            pipeline.llen(f"{broker.namespace}:{name}.DQ")
-            pipeline.zcard(f"{broker.namespace}:{name}.XQ")
-        found = iter(pipeline.execute())
+    names, space = list(queues), broker.namespace
+    commands = [
+        command
+        for name in names
+        for command in (
+            ("LLEN", f"{space}:{name}"),
+            ("LLEN", f"{space}:{name}.DQ"),
+            ("ZCARD", f"{space}:{name}.XQ"),
+        )
+    ]
+    found = iter(_ask(broker.client, commands))
     for name in names:
         for suffix in ("", ".DQ", ".XQ"):
             yield Reading(next(found), queue=name + suffix)
+
+
+def _ask(client: Any, commands: list[tuple[str, str]]) -> list[int]:
+    """Ask on a connection of our own: the pool may have none to spare for the worker's threads."""
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:  # a cluster's client has several
+        with client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[int] = pipeline.execute()
+            return answers
+    connection = pool.connection_class(**pool.connection_kwargs)
+    try:
+        connection.connect()
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [connection.read_response() for _ in commands]
+    finally:
+        connection.disconnect()
 
 
 def _rabbitmq(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
@@ -84,4 +121,5 @@ def _stub(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
     for name in queues:
         yield Reading(broker.queues[name].qsize(), queue=name)
         yield Reading(broker.queues[f"{name}.DQ"].qsize(), queue=f"{name}.DQ")
-        yield Reading(len(broker.dead_letters_by_queue[name]), queue=f"{name}.XQ")
+        # Only asked for, a key that is missing would be made: it is a `defaultdict`.
+        yield Reading(len(broker.dead_letters_by_queue.get(name, ())), queue=f"{name}.XQ")

@@ -10,15 +10,31 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import REJECTED, RETRY, Call, Outcome, Recorder
-from otel_queue_bridge.adapters.dramatiq.reading import CARRIER, DELAYED, carrier, task_of
+from otel_queue_bridge.adapters.dramatiq.reading import (
+    CARRIER,
+    DELAYED,
+    carrier,
+    hide,
+    show,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 
+def decode(call: Call, _: Recorder) -> Generator[None, None, None]:
+    yield
+    if call.error is None:
+        hide(call.result)
+
+
 def receive(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     message = call.argument(0, "message")
+    hide(message)  # a broker of the user's may not use `Message.decode`
     if message.options.get("eta") is not None:
+        yield
+        # The copy that goes to the message's queue is made from these options.
         message.options[CARRIER] = {**carrier(message), DELAYED: "1"}
         return
     message.otel_received = time.time_ns()
@@ -27,10 +43,13 @@ def receive(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         dispatched(call.instance.broker, message, recorder, REJECTED)
 
 
-def hand_back(call: Call, recorder: Recorder) -> None:
+def hand_back(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     """Write the dispatches of messages that a stopping worker took and did not start on."""
     messages = list(call.argument(0, "messages"))
     call.args, call.kwargs = (messages,), {}
+    for message in messages:
+        show(message)
+    yield  # whatever fails now, the broker has them: what we were given could be read once only
     for message in messages:
         dispatched(call.instance.broker, message, recorder, RETRY)
 

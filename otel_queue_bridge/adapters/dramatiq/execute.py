@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from otel_queue_bridge.adapters.dramatiq.attempt import Run, current
 from otel_queue_bridge.adapters.dramatiq.dispatch import dispatched
-from otel_queue_bridge.adapters.dramatiq.reading import task_of
+from otel_queue_bridge.adapters.dramatiq.reading import hide, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     message, broker = call.argument(0, "message"), call.instance.broker
+    hide(message)  # it may have been received before we were there
     task = task_of(broker, message)
     task.carrier = dispatched(broker, message, recorder)
     actor = broker.actors.get(message.actor_name)

@@ -14,6 +14,8 @@ CARRIER = "otel"
 """The key of the carrier among a message's options."""
 DELAYED = "otel-delayed"
 """Set in the carrier while a worker holds the message until its ETA."""
+_HIDDEN = "otel_carrier"
+"""The attribute of a received message that holds its carrier."""
 _MANY = 1 << 31
 
 
@@ -43,7 +45,23 @@ def _number(value: object) -> int | None:
 
 def carrier(message: Any) -> Mapping[str, Any]:
     found = message.options.get(CARRIER)
+    if not isinstance(found, dict):
+        found = getattr(message, _HIDDEN, None)
     return found if isinstance(found, dict) else {}
+
+
+def hide(message: Any) -> None:
+    """Keep the carrier of a received message beside its options: they are the sender's again."""
+    if isinstance(message.options.get(CARRIER), dict):
+        # A `Message` is frozen since Dramatiq 2.0, in its fields.
+        object.__setattr__(message, _HIDDEN, message.options.pop(CARRIER))
+
+
+def show(message: Any) -> None:
+    """Put the carrier back into the options, for a broker that encodes the message anew."""
+    hidden = getattr(message, _HIDDEN, None)
+    if hidden is not None:
+        message.options.setdefault(CARRIER, hidden)
 
 
 def _others(options: Any) -> tuple[object, ...]:

@@ -6,11 +6,12 @@ callbacks and retries alike.
 
 from __future__ import annotations
 
+import inspect
 import time
-from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from otel_queue_bridge.adapter import CANCELLED
 from otel_queue_bridge.adapters.dramatiq import attempt
 from otel_queue_bridge.adapters.dramatiq.reading import CARRIER, DELAYED, carrier, task_of
 
@@ -19,13 +20,23 @@ if TYPE_CHECKING:
 
     from otel_queue_bridge.adapter import Call, Recorder
 
-_submitting: ContextVar[object] = ContextVar("otel_queue_bridge.dramatiq.submitting", default=None)
-"""The carrier of the message that is being enqueued, as a broker may pass it to another broker."""
+
+class _Submission:
+    """A message while it is being enqueued, as one broker may pass it to another."""
+
+    def __init__(self, written: dict[str, Any]) -> None:
+        self.carrier = written
+        self.signalled = False
+
+
+_current: ContextVar[_Submission | None] = ContextVar(
+    "otel_queue_bridge.dramatiq.submitting", default=None
+)
 
 
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    message = call.argument(0, "message")
-    if message.options.get(CARRIER) is _submitting.get() is not None:
+    message, outer = call.argument(0, "message"), _current.get()
+    if outer is not None and message.options.get(CARRIER) is outer.carrier:
         return
     written = dict(carrier(message))
     # We change a copy: the message may be sent again, or be part of a pipeline or a group.
@@ -37,15 +48,39 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task.carrier = written
     task.retry = running is not None and running.retries(message)
     task.eta = None if delay is None else time.time() + delay / 1000
-    with nullcontext() if handed_over else recorder.submit(task) as operation:
+    submission = _Submission(written)
+    with recorder.polling() if handed_over else recorder.submit(task) as operation:
         _replace(call, copied)
-        token = _submitting.set(written)
+        token = _current.set(submission)
         yield
-        _submitting.reset(token)
+        _current.reset(token)
+        dropped = call.error is None and not submission.signalled and _signals(call.instance)
         if operation is not None:
-            operation.settle_by(call)
-        if call.error is None and running is not None and task.retry:
+            operation.settle(CANCELLED) if dropped else operation.settle_by(call)
+        if call.error is None and running is not None and task.retry and not dropped:
             running.enqueued_again = True
+        _give_back(call, copied, message)
+
+
+def note_signal(call: Call, _: Recorder) -> None:
+    signal = call.argument(0, "signal")
+    if signal == "skip_message":
+        attempt.note_skip()
+    elif signal == "enqueue":
+        submission = _current.get()
+        if submission is not None:
+            submission.signalled = True
+
+
+def _signals(broker: Any) -> bool:
+    """Tell whether a broker emits `after_enqueue` for all that it does not drop.
+
+    Brokers need not. This one does, itself or by the broker that it calls, if its `enqueue`
+    has this word in it.
+    """
+    kind = next(kind for kind in type(broker).__mro__ if "enqueue" in vars(kind))
+    code = getattr(inspect.unwrap(vars(kind)["enqueue"]), "__code__", None)
+    return code is not None and "enqueue" in code.co_names + code.co_consts
 
 
 def _replace(call: Call, message: Any) -> None:
@@ -53,3 +88,16 @@ def _replace(call: Call, message: Any) -> None:
         call.args = (message, *call.args[1:])
     else:
         call.kwargs = {**call.kwargs, "message": message}
+
+
+def _give_back(call: Call, copied: Any, message: Any) -> None:
+    """Return to the caller what it would have without us: its own message, without the carrier."""
+    if call.result is copied:
+        call.result = message
+    elif isinstance(getattr(call.result, "options", None), dict) and CARRIER in call.result.options:
+        call.result = call.result.copy()  # the broker may have kept that one
+        del call.result.options[CARRIER]
+    # What middleware has written into the options, or taken out.
+    for key in message.options.keys() - copied.options.keys():
+        del message.options[key]
+    message.options.update({key: value for key, value in copied.options.items() if key != CARRIER})

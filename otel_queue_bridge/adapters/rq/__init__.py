@@ -3,7 +3,7 @@
 Names cited in this folder are those of RQ 3.0.
 """
 
-from otel_queue_bridge.adapter import Adapter, Hook
+from otel_queue_bridge.adapter import Adapter, Hook, poll
 from otel_queue_bridge.adapters.rq import carrier, execute, lost, submit, work
 
 adapter = Adapter(
@@ -45,5 +45,16 @@ adapter = Adapter(
             Hook(f"rq.worker:BaseWorker.{name}", advice, overrides=True)
             for name, advice in work.METHODS.items()
         ),
+        Hook("rq.worker:BaseWorker.__init__", poll),
+        *(
+            Hook(f"rq.worker:BaseWorker.{name}", poll, overrides=True, optional=True)
+            for name in work.POLLING
+        ),
+        Hook("rq.registry:BaseRegistry.get_expired_job_ids", lost.look),
+        *(
+            Hook(f"rq.scheduler:RQScheduler.{name}", poll, optional=True)
+            for name in work.SCHEDULING
+        ),
+        Hook("rq.cron:CronScheduler.heartbeat", poll, optional=True),
     ),
 )

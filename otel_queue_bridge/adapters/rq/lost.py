@@ -20,7 +20,8 @@ _TIMEOUT = "rq.timeouts.JobTimeoutException"
 """The error that RQ raises if the work-horse itself notices the time limit."""
 _ABANDONED = "rq.exceptions.AbandonedJobError"
 
-_cleaning: ContextVar[bool] = ContextVar("otel_queue_bridge.rq.cleaning", default=False)
+_cleaning: ContextVar[bool | None] = ContextVar("otel_queue_bridge.rq.cleaning", default=None)
+"""Whether it is a worker that looks for abandoned attempts, and not the user."""
 
 
 def note_cause(call: Call, _: Recorder) -> None:
@@ -40,10 +41,17 @@ def fail(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     yield from _report(job, hand_over.task, hand_over.complete() / 1e9, cause, recorder)
 
 
-def clean_up(_: Call, __: Recorder) -> Generator[None, None, None]:
-    token = _cleaning.set(True)
-    yield
-    _cleaning.reset(token)
+def clean_up(_: Call, recorder: Recorder) -> Generator[None, None, None]:
+    with recorder.not_polling() as maintenance:  # it calls the callbacks of the tasks
+        token = _cleaning.set(maintenance)
+        yield
+        _cleaning.reset(token)
+
+
+def look(_: Call, recorder: Recorder) -> Generator[None, None, None]:
+    if _cleaning.get():
+        with recorder.polling():
+            yield
 
 
 def abandon(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -56,7 +64,7 @@ def abandon_to_retry(call: Call, recorder: Recorder) -> Generator[None, None, No
 
 def _abandon(job: Any, recorder: Recorder) -> Generator[None, None, None]:
     """Report an attempt whose worker is gone, too, while another worker cleans up after it."""
-    if not _cleaning.get() or Ending.of(job) is not None:
+    if _cleaning.get() is None or Ending.of(job) is not None:
         return
     task = task_of(job, job.origin, job.connection, job.worker_name)
     started = seconds(job.started_at) if job.started_at else time.time()

@@ -124,3 +124,26 @@ METHODS = {
     "handle_work_horse_killed": lost.note_cause,
 }
 """The methods to advise on every worker class."""
+
+POLLING = (
+    "register_birth",
+    "register_death",
+    "set_state",
+    "check_for_suspension",
+    "dequeue_job_and_maintain_ttl",
+    "run_maintenance_tasks",
+    "heartbeat",
+    "maintain_heartbeats",
+    "prepare_execution",
+)
+"""What a worker does by itself; nothing in there runs a task."""
+
+SCHEDULING = (
+    "register_birth",
+    "register_death",
+    "acquire_locks",
+    "release_locks",
+    "heartbeat",
+    "enqueue_scheduled_jobs",
+)
+"""The same for a scheduler: the submits were before."""

@@ -273,7 +273,7 @@ class Demo:
                 "OTEL_LOGS_EXPORTER": "none",
                 "OTEL_BSP_SCHEDULE_DELAY": "200",
                 # `logging` would put a handler on the root logger, and then RQ logs nothing.
-                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging",
+                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging,redis",
                 "PYTHONPATH": str(Path(__file__).parent),
                 **control_plane(),
             }

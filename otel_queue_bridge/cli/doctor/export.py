@@ -72,7 +72,7 @@ def findings(environment: Mapping[str, str], *, send_span: bool) -> Iterator[Fin
         if export.missing:
             yield _unavailable(export, signals)
             continue
-        yield ok(f"{_listed(signals)}: {export.exporter}", exporter=export.exporter)
+        yield _available(export.exporter, signals)
         for signal in signals if export.exporter in _PORTS else ():
             destination = _destination(export.exporter, signal, environment)
             destinations.setdefault(destination, []).append(signal)
@@ -158,6 +158,17 @@ def _unavailable(export: Export, signals: list[str]) -> Finding:
         f"pip install {package}"
         if package
         else f"set {variable} to one of {', '.join(['none', 'otlp', *known])}",
+    )
+
+
+def _available(exporter: str, signals: list[str]) -> Finding:
+    if exporter != "prometheus":
+        return ok(f"{_listed(signals)}: {exporter}", exporter=exporter)
+    return warning(
+        f"{_listed(signals)}: prometheus serves the main process alone, so workers of several "
+        "processes (dramatiq, rq worker-pool) show no tasks",
+        "export OTEL_METRICS_EXPORTER=otlp, or a port for each process: see docs/prometheus.md",
+        exporter=exporter,
     )
 
 
