@@ -63,8 +63,10 @@ class Task:
     worker: str | None = None
     server: tuple[str, int | None] | None = None
     """Host and port of the broker."""
+    transport: str | None = None
+    """What carries the task: `redis`, `amqp` and the like."""
     attributes: Mapping[str, AttributeValue] | None = None
-    """What only this library has, under `{system}.*`."""
+    """What only this library has; each name begins with `{system}.`."""
     arguments: Callable[[], Arguments] | None = None
     """Called only if the user listed some of this task's arguments to be captured."""
 

@@ -61,6 +61,11 @@ def span_name(naming: Naming, step: Step, *, task: str, queue: str, system_name:
     return f"{step.name} {queue if naming == 'messaging' else task}"
 
 
+def transport_attribute(system: str) -> str:
+    """Return the name under which spans say what carries the tasks: `redis`, say."""
+    return f"{system}.transport"
+
+
 def status_attribute(naming: Naming) -> str:
     """Return the attribute that holds the outcome; the articles call it `status`."""
     return "status" if naming == "system" else TASK_STATUS

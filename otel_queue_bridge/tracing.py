@@ -49,6 +49,7 @@ class Tracing:
     ) -> None:
         self._config = config
         self._system = system
+        self._transport = semconv.transport_attribute(system)
         self._span_names = span_names
         self._reports = reports
         self._status = semconv.status_attribute(config.naming)
@@ -147,6 +148,7 @@ class Tracing:
             (semconv.TASK_WORKER, task.worker),
             (semconv.SERVER_ADDRESS, host),
             (semconv.SERVER_PORT, port),
+            (self._transport, task.transport),
         ):
             if isinstance(value, str):
                 attributes[name] = encodable(value)
@@ -156,7 +158,10 @@ class Tracing:
             started = time.time() if start_time is None else start_time / 1e9
             attributes[semconv.TASK_WAIT] = max(0.0, started - origin.due)
         if task.attributes:
-            attributes.update(task.attributes)
+            attributes.update(
+                (name, encodable(own) if isinstance(own, str) else own)
+                for name, own in task.attributes.items()
+            )
         if task.arguments is not None and step is not semconv.DISPATCH:
             listed = self._config.capture_arguments.get(task.name)
             if listed:

@@ -140,6 +140,7 @@ class AdapterContract:
                 "task.attempt": 1,
             }.items() <= span.attributes.items()
             assert span.attributes["messaging.destination.name"]
+            assert span.attributes.get(f"{rig.system}.transport", "") == rig.library.transport
             assert "error.type" not in span.attributes
         execute = _only(spans, "execute")
         assert execute.attributes["task.status"] == "success"

@@ -68,6 +68,8 @@ class Library:
     """What a worker's script runs, if its name is not that of the module."""
     also: Sequence[tuple[Sequence[str], str]] = ()
     """Further processes of a worker, started after it: command, and what it prints when ready."""
+    transport: str = ""
+    """What spans have as `{system}.transport`, if the adapter knows it."""
     task_name: str = "{}"
     """How the library names a task, given the function's name."""
     clear: Callable[[], object] | None = None

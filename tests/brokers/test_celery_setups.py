@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -262,3 +263,54 @@ def test_a_pool_that_brings_a_tracer_executes(
     executed = "dispatch many > execute many"
     assert sorted(path.values()) == ["dispatch many", executed, f"{executed} > user"]
     assert counts(receiver)["task.completed many"] == 1
+
+
+def test_what_only_celery_has_is_on_its_spans(
+    redis_url: str, receiver: Receiver, processes: Processes
+) -> None:
+    worker = processes.start(
+        "worker",
+        ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-c", "1", "-l", "INFO"],
+        env=otel_env(receiver, "worker") | {"APP_BROKER": redis_url, "PYTHONPATH": str(ROOT)},
+        ready=" ready.",
+        cwd=ROOT,
+    )
+    with Celery(broker=redis_url) as app:
+        limits = {"time_limit": 60, "soft_time_limit": 30}
+        app.send_task("outer", expires=600, shadow="seen", reply_to="me", **limits)
+    receiver.wait_for(lambda spans: any(span.name == "execute inner" for span in spans), LIMIT)
+    assert worker.stop(signal.SIGTERM) == 0
+    ours = {span.name: span.attributes for span in receiver.spans() if span.name != "user"}
+    outer_id = ours["execute outer"]["messaging.message.id"]
+    for name in ("dispatch outer", "execute outer"):
+        assert (
+            ours[name].items()
+            >= {
+                "celery.shadow": "seen",
+                "celery.reply_to": "me",
+                "celery.root_id": outer_id,
+                "celery.time_limit": 60,
+                "celery.soft_time_limit": 30,
+                "celery.transport": "redis",
+            }.items()
+        )
+        assert ours[name]["celery.expires"].startswith("20")
+        assert not {"celery.parent_id", "celery.eta"} & ours[name].keys()
+    for name in ("submit inner", "dispatch inner", "execute inner"):
+        assert ours[name]["celery.parent_id"] == ours[name]["celery.root_id"] == outer_id
+
+
+def test_a_url_without_a_host_is_read_without_a_warning(
+    receiver: Receiver, processes: Processes
+) -> None:
+    """Kombu warns of it where it connects, which reading where the broker is does not do."""
+    code = f"""if True:
+        import os
+        os.environ["APP_BROKER"] = "redis://"
+        from otel_queue_bridge.adapters.celery import reading
+        from {APP} import app
+        print(reading.server(app), reading.transport(app))
+    """
+    ran = processes.start("reader", [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT)
+    assert ran.wait() == 0
+    assert ran.log().splitlines() == ["('localhost', 6379) redis"]

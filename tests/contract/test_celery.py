@@ -20,6 +20,7 @@ def library(request: pytest.FixtureRequest) -> Library:
         ready=" ready.",
         broker=server.url,
         nowhere=f"{scheme}://127.0.0.1:{NOWHERE}//",
+        transport=scheme,
         workers=2,
         ahead=2,
     )

@@ -20,6 +20,7 @@ def library(request: pytest.FixtureRequest) -> Library:
         ready="Worker process is ready for action.",
         broker=server.url.removesuffix("//"),  # pika reads the slashes as an empty name
         nowhere=f"{scheme}://127.0.0.1:{NOWHERE}",
+        transport=scheme,
         workers=2,
         ahead=2,
     )

@@ -27,6 +27,7 @@ def library(request: pytest.FixtureRequest) -> Iterator[Library]:
             broker=plane.address,
             nowhere=mute.address,
             module="fastworker.cli",
+            transport="nng",
             also=subworkers,
             workers=len(subworkers),  # a control plane is none
             ends=OLD,

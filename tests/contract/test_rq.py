@@ -28,6 +28,7 @@ def library(request: pytest.FixtureRequest, valkey: Valkey) -> Library:
         broker=valkey.url,
         nowhere=f"redis://127.0.0.1:{NOWHERE}",
         module="rq.cli",
+        transport="redis",
         task_name=f"{APP}.{{}}",
         clear=clear,
     )

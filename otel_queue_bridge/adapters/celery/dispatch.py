@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, REJECTED, Call, Recorder, Task
 from otel_queue_bridge.adapters.celery.attempt import PoolAttempt
-from otel_queue_bridge.adapters.celery.reading import queue, requested, server
+from otel_queue_bridge.adapters.celery.reading import queue, requested, server, transport
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -66,6 +66,7 @@ def reject(call: Call, recorder: Recorder) -> None:
             carrier=facts,
             other_carriers=(facts.get("headers"),),
             server=server(app),
+            transport=transport(app),
             worker=call.instance.hostname,
         )
     )

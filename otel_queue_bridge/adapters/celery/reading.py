@@ -5,20 +5,28 @@ from __future__ import annotations
 import re
 import weakref
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_queue_bridge.adapter import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
+    from opentelemetry.util.types import AttributeValue
+
 _DELAY = re.compile(r"^(?:[01]\.){28}")
 """What kombu 5.7 puts before a routing key (`native_delayed_delivery.calculate_routing_key`): the
 message waits in a queue for each bit that is set, and then goes to the one that it is for."""
 
-_servers: weakref.WeakKeyDictionary[Any, tuple[str, int | None] | None] = (
-    weakref.WeakKeyDictionary()
-)
+_NAMES = {
+    name: f"celery.{name}"
+    for name in ("eta", "expires", "reply_to", "shadow", "root_id", "parent_id")
+}
+_LIMITS = ("celery.time_limit", "celery.soft_time_limit")
+_TRANSPORTS = {"pyamqp": "amqp", "amqps": "amqp", "librabbitmq": "amqp", "rediss": "redis"}
+"""Other names of the same transport."""
+
+_brokers: weakref.WeakKeyDictionary[Any, _Broker] = weakref.WeakKeyDictionary()
 
 
 def requested(request: Any) -> Task:
@@ -39,6 +47,8 @@ def task_of(app: Any, name: str, task_id: str, request: MutableMapping[str, Any]
         priority=delivery.get("priority"),
         worker=request.get("hostname"),
         server=None if eager else server(app),
+        transport=None if eager else transport(app),
+        attributes=None if eager else attributes(request),
     )
 
 
@@ -74,13 +84,44 @@ def _matches(pattern: list[str], words: list[str]) -> bool:
 
 
 def server(app: Any) -> tuple[str, int | None] | None:
-    if app not in _servers:
-        _servers[app] = None
+    return _broker(app).server
+
+
+def transport(app: Any) -> str | None:
+    return _broker(app).transport
+
+
+def attributes(facts: Mapping[str, Any]) -> dict[str, AttributeValue]:
+    """Return what only Celery has, of a message's headers or of a request."""
+    found: dict[str, AttributeValue] = {
+        name: value
+        for key, name in _NAMES.items()
+        if isinstance(value := facts.get(key), (str, int, float)) and value
+    }
+    limits = facts.get("timelimit")
+    if isinstance(limits, (list, tuple)):  # anybody may have sent it
+        known = zip(_LIMITS, limits, strict=False)
+        found |= {name: limit for name, limit in known if isinstance(limit, (int, float))}
+    return found
+
+
+class _Broker(NamedTuple):
+    transport: str | None
+    server: tuple[str, int | None] | None
+
+
+def _broker(app: Any) -> _Broker:
+    if app not in _brokers:
+        _brokers[app] = _Broker(None, None)
         connection = app.connection_for_write()  # it is never used, so it never connects
-        info = connection.info()
-        if info["transport"] not in ("memory", "filesystem") and info["hostname"]:
-            _servers[app] = (str(info["hostname"]), info["port"])
-    return _servers[app]
+        name = str(connection.transport_cls or "amqp")
+        # `Connection.info` says the same, but logs a warning if the URL has no host (kombu 5.7).
+        default = connection.transport.default_connection_params
+        host = connection.hostname or default.get("hostname")
+        port = connection.port or default.get("port")
+        found = None if name in ("memory", "filesystem") or not host else (str(host), port)
+        _brokers[app] = _Broker(_TRANSPORTS.get(name, name), found)
+    return _brokers[app]
 
 
 def epoch(eta: str | None, app: Any) -> float | None:

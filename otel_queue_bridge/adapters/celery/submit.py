@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Arguments, Call, Recorder, Task
-from otel_queue_bridge.adapters.celery.reading import epoch, queue, server
+from otel_queue_bridge.adapters.celery.reading import attributes, epoch, queue, server, transport
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -23,7 +23,7 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     if len(call.args) > _HEADERS_POSITION:
         return
     amqp, name = call.instance, call.argument(1, "name")
-    headers, _, body, _ = call.argument(2, "message")
+    headers, properties, body, _ = call.argument(2, "message")
     facts = body if isinstance(body, dict) else headers  # message protocol 1 or 2
     # On a retry these are the headers of the failed attempt, including its trace. Passed as the
     # keyword, they override those of the message in both protocols.
@@ -37,6 +37,8 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         priority=call.kwargs.get("priority"),
         eta=epoch(facts.get("eta"), amqp.app),
         server=server(amqp.app),
+        transport=transport(amqp.app),
+        attributes=attributes({**facts, "reply_to": properties.get("reply_to")}),
         arguments=lambda: _published_arguments(amqp.app, name, body),
     )
     with recorder.submit(task) as operation:

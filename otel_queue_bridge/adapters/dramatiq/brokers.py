@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Server = tuple[str, int | None] | None
 
 _servers: weakref.WeakKeyDictionary[Any, Server] = weakref.WeakKeyDictionary()
+_transports: weakref.WeakKeyDictionary[Any, str | None] = weakref.WeakKeyDictionary()
 
 
 def server(broker: Any) -> Server:
@@ -43,6 +44,12 @@ def _server(broker: Any) -> Server:
         if not isinstance(parameters, list):  # of a list, pika takes whichever answers
             return parameters.host, parameters.port
     return None
+
+
+def transport(broker: Any) -> str | None:
+    if broker not in _transports:
+        _transports[broker] = {"RedisBroker": "redis", "RabbitmqBroker": "amqp"}.get(_kind(broker))
+    return _transports[broker]
 
 
 def depths(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Arguments, Task
-from otel_queue_bridge.adapters.dramatiq.brokers import server
+from otel_queue_bridge.adapters.dramatiq.brokers import server, transport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,7 @@ def task_of(broker: Any, message: Any) -> Task:
         attempt=None if retries is None or retries < 0 else retries + 1,
         priority=priority,
         server=server(broker),
+        transport=transport(broker),
         arguments=lambda: _arguments(broker, message),
     )
 

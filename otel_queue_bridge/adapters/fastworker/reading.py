@@ -28,6 +28,7 @@ def task_of(task: Any, worker: Any = None) -> Task:
         priority=priority,
         eta=None if eta is None else eta.timestamp(),
         worker=None if worker is None else worker.worker_id,
+        transport="nng",
         server=None if worker is None else listener(worker.base_address, priority),
         # A client may know no more than the task's name.
         arguments=lambda: Arguments(function(task.name), task.args, task.kwargs),

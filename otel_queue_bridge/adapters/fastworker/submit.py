@@ -81,7 +81,7 @@ def create(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     else:
         priority = call.kwargs.get("priority")
         name, queue = call.kwargs.get("name"), getattr(priority, "value", priority)
-        task = Task(str(name), str(queue), attempt=1)
+        task = Task(str(name), str(queue), attempt=1, transport="nng")
         submission.operations.append(recorder.submit(task))
         # Record only the error's name: its message quotes the arguments.
         submission.refused = Outcome("failure", error_type=error_name(call.error))

@@ -63,7 +63,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 def execute_sync(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     queue, job = call.instance, call.argument(0, "job")
     task = task_of(job, queue.name, queue.connection)
-    task.carrier = task.server = None
+    task.carrier = task.server = task.transport = None
     task.arguments = lambda: arguments(job)
     job.otel_ending = ending = Ending()
     with recorder.execute(task, measured=True) as operation:

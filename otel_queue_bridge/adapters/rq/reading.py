@@ -28,6 +28,7 @@ def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) ->
         eta=seconds(job.enqueued_at) if held_back and job.enqueued_at else None,
         worker=worker,
         server=server(connection),
+        transport="redis",
         arguments=(lambda: arguments(job)) if _deserialized(job) else None,
     )
 
