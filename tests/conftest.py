@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers import Processes, RabbitMQ, Valkey, unignore_signals
+pytest.register_assert_rewrite("otel_queue_bridge.testing")
+
+from tests.servers import Processes, RabbitMQ, Valkey, unignore_signals  # noqa: E402 - it imports the kit
 
 if TYPE_CHECKING:
     from otel_queue_bridge.otlp import Receiver

@@ -239,10 +239,10 @@ class Rig:
 
     # Callers
 
-    def end_caller(self, *, options: Mapping[str, str] | None = None) -> None:
-        """End the caller that was instrumented by its command; it exports what it has."""
-        _, caller = self._callers.pop(("auto", *_variables(options).items()))
-        caller.stop()
+    def end_caller(self, caller: str = "auto", *, options: Mapping[str, str] | None = None) -> None:
+        """End this caller; it exports what it has."""
+        _, process = self._callers.pop((caller, *_variables(options).items()))
+        process.stop()
 
     def _caller(self, mode: str, variables: Mapping[str, str]) -> tuple[str, Caller]:
         key = (mode, *variables.items())

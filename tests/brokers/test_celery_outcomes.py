@@ -56,6 +56,8 @@ POOLS = {
     "prefork on RabbitMQ": ("-c", "4"),
 }
 
+SLOW = "no reading of celery task.queue.depth for now: not within 1 s"
+"""What a broker on a busy machine may lead to."""
 PATCHED_LATE = ("gevent", "eventlet")
 """Pools for which Celery patches while the SDK is already running."""
 
@@ -319,5 +321,11 @@ def test_a_worker_has_nothing_to_complain_about(
     assert "Failed to detach context" not in log
     complaints = re.findall(r"^(?:otel_queue_bridge|opentelemetry)\S* [A-Z]+ .*", log, re.MULTILINE)
     if pool in PATCHED_LATE:  # an export under way at that time fails
-        complaints = [one for one in complaints if "switch to a different thread" not in one]
-    assert not complaints
+        warned = [one for one in complaints if "the SDK was started before" in one]
+        assert len(warned) == 1
+        complaints = [
+            one
+            for one in complaints
+            if one not in warned and "switch to a different thread" not in one
+        ]
+    assert [one for one in complaints if SLOW not in one] == []
