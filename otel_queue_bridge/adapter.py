@@ -306,7 +306,7 @@ class Recorder(Protocol):
     def suppressed(self) -> AbstractContextManager[None]:
         """Record nothing of what the host does inside the `with`."""
 
-    def polling(self) -> AbstractContextManager[None]:
+    def polling(self) -> AbstractContextManager[object]:
         """Let other instrumentations record nothing of what a worker does by itself.
 
         That is, of polling, heartbeats, maintenance and events, unless `suppress_polling` is off.

@@ -31,7 +31,7 @@ from otel_queue_bridge.patching import Patches
 from otel_queue_bridge.tracing import Tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from opentelemetry.trace import TracerProvider
@@ -48,37 +48,32 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("otel_queue_bridge")
 
 _POLLING = create_key("otel_queue_bridge.polling")
-"""Set where a worker polls, to what is suppressed there: not us, as it would be by the user."""
+"""Set where a worker polls: the suppression there is not the user's, and not for us."""
 
 
-@contextlib.contextmanager
-def _polling() -> Iterator[None]:
-    around = get_current()
-    with suppress_instrumentation():
-        suppressed = get_current().keys() - around.keys()
-        with _attached(set_value(_POLLING, suppressed)):
-            yield
+class _Within:
+    """A context that is current inside the `with`: `contextlib` would take longer than the rest."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> bool:
+        self._token = attach(self._context)
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        detach(self._token)
 
 
-@contextlib.contextmanager
-def _not_polling() -> Iterator[bool]:
-    suppressed = get_value(_POLLING)
-    if not isinstance(suppressed, set):
-        yield False
-        return
-    current = get_current().items()
-    kept = {key: value for key, value in current if key not in {_POLLING, *suppressed}}
-    with _attached(Context(kept)):
-        yield True
+def _polling() -> Context:
+    """Return what polling adds to a context."""
+    with _Within(Context()), suppress_instrumentation():
+        return set_value(_POLLING, value=True)
 
 
-@contextlib.contextmanager
-def _attached(context: Context) -> Iterator[None]:
-    token = attach(context)
-    try:
-        yield
-    finally:
-        detach(token)
+_ADDED = _polling()
 
 
 class Bridge:
@@ -128,7 +123,7 @@ class Bridge:
         """Tell whether there is anything to do: an SDK, and no suppression but our own."""
         if not self._tracing.active() and not self._measurements.active():
             return False
-        return is_instrumentation_enabled() or get_value(_POLLING) is not None
+        return is_instrumentation_enabled() or bool(get_value(_POLLING))
 
     # Operations
 
@@ -165,11 +160,16 @@ class Bridge:
     def suppressed(self) -> AbstractContextManager[None]:
         return suppress_instrumentation()
 
-    def polling(self) -> AbstractContextManager[None]:
-        return _polling() if self.config.suppress_polling else contextlib.nullcontext()
+    def polling(self) -> AbstractContextManager[object]:
+        if not self.config.suppress_polling:
+            return contextlib.nullcontext()
+        return _Within(Context({**get_current(), **_ADDED}))
 
     def not_polling(self) -> AbstractContextManager[bool]:
-        return _not_polling()
+        current = get_current()
+        if _POLLING not in current:
+            return contextlib.nullcontext(enter_result=False)
+        return _Within(Context({key: current[key] for key in current.keys() - _ADDED.keys()}))
 
     # Gauges
 

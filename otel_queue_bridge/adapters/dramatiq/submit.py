@@ -49,7 +49,8 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task.retry = running is not None and running.retries(message)
     task.eta = None if delay is None else time.time() + delay / 1000
     submission = _Submission(written)
-    with recorder.polling() if handed_over else recorder.submit(task) as operation:
+    operation = None if handed_over else recorder.submit(task)
+    with operation or recorder.polling():
         _replace(call, copied)
         token = _current.set(submission)
         yield

@@ -129,6 +129,7 @@ POLLING = (
     "register_birth",
     "register_death",
     "set_state",
+    "set_shutdown_requested_date",
     "check_for_suspension",
     "dequeue_job_and_maintain_ttl",
     "run_maintenance_tasks",
