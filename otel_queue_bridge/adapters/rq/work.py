@@ -13,7 +13,7 @@ from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, 
 from otel_queue_bridge.adapters.rq import execute, lost
 from otel_queue_bridge.adapters.rq.carrier import carrier, next_attempt
 from otel_queue_bridge.adapters.rq.hand_over import HandOver
-from otel_queue_bridge.adapters.rq.reading import depths, seconds, task_of
+from otel_queue_bridge.adapters.rq.reading import depths, run_of, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -61,7 +61,7 @@ def work(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def run(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
-    task = task_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
+    task = run_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
     hand_over = HandOver(task, recorder.dispatch(task), carrier(job))
     job.otel_hand_over = hand_over
     yield
