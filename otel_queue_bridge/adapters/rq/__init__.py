@@ -39,6 +39,7 @@ adapter = Adapter(
         Hook("rq.queue:Queue.run_sync", execute.execute_sync),
         Hook("rq.job:Job._handle_failure", execute.note_error),
         Hook("rq.registry:StartedJobRegistry.cleanup", lost.clean_up),
+        Hook("rq.intermediate_queue:IntermediateQueue.cleanup", lost.clean_up),
         Hook("rq.job:Job.retry", lost.abandon_to_retry),
         Hook("rq.registry:FailedJobRegistry.add", lost.abandon),
         *(
