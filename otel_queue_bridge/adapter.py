@@ -53,6 +53,11 @@ class Task:
     """
     other_carriers: tuple[object, ...] = ()
     """Where else a trace may be that another tracer has sent; read after `carrier`, in order."""
+    rerun_of: Mapping[str, Any] | None = None
+    """A carrier that has served a run already: this one has its own trace, with a link to that.
+
+    A submit inside a span belongs to the span all the same.
+    """
     attempt: int | None = None
     """1 is the first; a submit above 1 is a retry, unless `retry` says otherwise."""
     retry: bool | None = None
@@ -71,6 +76,8 @@ class Task:
     """Called only if the user listed some of this task's arguments to be captured."""
 
 
+SUBMITTED = "otel-submitted"
+"""In a carrier: when the task was handed over, in seconds since the epoch."""
 ATTEMPT = "otel-attempt"
 """In a carrier: the number of the attempt that it is for, where its library counts none."""
 _DIGITS = 6
@@ -215,6 +222,9 @@ class Recorder(Protocol):
     """What the core offers to the advices of one adapter."""
 
     def submit(self, task: Task) -> Operation: ...
+
+    def store(self, task: Task) -> None:
+        """Write the current span into the carrier of a task that is submitted later, elsewhere."""
 
     def dispatch(
         self, task: Task, *, start_time: int | None = None, measured: bool = True

@@ -130,6 +130,9 @@ class Bridge:
     def submit(self, task: Task) -> Operation:
         return self._operations.submit(task)
 
+    def store(self, task: Task) -> None:
+        self._operations.store(task)
+
     def dispatch(
         self, task: Task, *, start_time: int | None = None, measured: bool = True
     ) -> Operation:

@@ -188,14 +188,22 @@ class Operations:
 
     def submit(self, task: Task) -> Operation:
         """Open a submit and write it into the task's carrier."""
-        context = self._propagation.source(task, otel_context.get_current())
-        operation = self._open(semconv.SUBMIT, task, Origin(context), None, measured=True)
+        origin = self._propagation.source(task, otel_context.get_current())
+        operation = self._open(semconv.SUBMIT, task, origin, None, measured=True)
         if task.carrier is not None and operation.traced:
             try:
                 self._propagation.submit(task.carrier, operation.context, task.eta)
             except Exception as error:  # noqa: BLE001 - a propagator of the user's
                 self._reports.report("inject", error, "the task travels without its trace")
         return operation
+
+    def store(self, task: Task) -> None:
+        """Write the current span into the carrier; with a propagator that fails, it stays empty."""
+        if task.carrier is not None and not self.tracing.excludes(task):
+            try:
+                self._propagation.store(task.carrier, otel_context.get_current())
+            except Exception as error:  # noqa: BLE001 - a propagator of the user's
+                self._reports.report("inject", error, "the task is stored without its trace")
 
     def hand_over(
         self, carrier: MutableMapping[str, object], context: Context, *, once: bool

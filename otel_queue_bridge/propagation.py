@@ -16,14 +16,13 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import INVALID_SPAN, Link
 
+from otel_queue_bridge.adapter import SUBMITTED
 from otel_queue_bridge.failures import pass_on
 
 if TYPE_CHECKING:
     from otel_queue_bridge.adapter import Task
     from otel_queue_bridge.config import Config
 
-SUBMITTED = "otel-submitted"
-"""When the task was handed over, in seconds since the epoch."""
 PLANNED = "otel-planned"
 """When the task is planned to start, if later; seconds since the epoch."""
 DISPATCHED = "otel-dispatched"
@@ -131,11 +130,18 @@ class Propagation:
         carrier.update(injected)
         carrier[DISPATCHED] = "once" if once else "1"
 
-    def source(self, task: Task, current: Context) -> Context:
-        """Return a submit's context: the current one if it has a span, else the carrier's."""
+    def store(self, carrier: MutableMapping[str, Any], current: Context) -> None:
+        """Write the current span, if there is any, for a task that is submitted later."""
+        if trace.get_current_span(current).get_span_context().is_valid:
+            self._propagator.inject(carrier, context=current)
+
+    def source(self, task: Task, current: Context) -> Origin:
+        """Return where a submit comes from: the current span if there is one, else the carrier."""
         if not task.carrier or trace.get_current_span(current).get_span_context().is_valid:
-            return current
-        return self._first((task.carrier,), current)[1]
+            return Origin(current)
+        if task.rerun_of is not None:
+            return self._apart(self.extract(task.rerun_of))
+        return Origin(self._first((task.carrier,), current)[1])
 
     def origin(self, task: Task, current: Context) -> Origin:
         """Return where a dispatch or execute comes from, according to `relation`."""
@@ -151,8 +157,11 @@ class Propagation:
                 # The id is 0 if the carrier lost its trace on the way; then any id will do.
                 origin.span_id = dispatch.span_id and dispatch.span_id ^ _EXECUTE_ID
             return origin
-        delay = 0.0 if due is None or submitted is None else due - submitted
-        origin = self._related(context, delay)
+        if task.rerun_of is not None:
+            origin = self._apart(self.extract(task.rerun_of))
+        else:
+            delay = 0.0 if due is None or submitted is None else due - submitted
+            origin = self._related(context, delay)
         origin.due = _later(due, task.eta)
         return origin
 
@@ -169,6 +178,10 @@ class Propagation:
     def _related(self, context: Context, delay: float) -> Origin:
         if self._relation == "child" and delay <= self._link_after:
             return Origin(context)
+        return self._apart(context)
+
+    def _apart(self, context: Context) -> Origin:
+        """Return the origin of a new trace, with a link unless the user wants none."""
         remote = trace.get_current_span(context)
         # Only the span is dropped: the task can still read the rest, such as baggage.
         context = trace.set_span_in_context(INVALID_SPAN, context)

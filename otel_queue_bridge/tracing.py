@@ -95,6 +95,10 @@ class Tracing:
                 self._run_hook(hook, span, task)
         return span
 
+    def excludes(self, task: Task) -> bool:
+        """Tell whether the user wants no span of this task."""
+        return self._fixed_for(semconv.SUBMIT, task)[2]
+
     def _run_hook(self, hook: Callable[[Span, Task], None], span: Span, task: Task) -> None:
         try:
             hook(span, task)

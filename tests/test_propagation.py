@@ -321,8 +321,21 @@ def test_without_a_carrier_an_eager_run_belongs_to_what_is_current():
 def test_what_is_left_in_the_carrier_is_a_submits_parent_only_when_nothing_is_current():
     bridge = propagation()
     task = Task("mail", "low", carrier=submitted(bridge, 7))
-    assert ids(bridge.source(task, NOWHERE))[1] == 7
-    assert ids(bridge.source(task, inside(9)))[1] == 9
+    assert ids(bridge.source(task, NOWHERE).context)[1] == 7
+    assert ids(bridge.source(task, inside(9)).context)[1] == 9
+
+
+@pytest.mark.parametrize("relation", ["child", "link", "none"])
+def test_one_more_run_has_its_own_trace_with_a_link(relation):
+    bridge = propagation(relation=relation)
+    carrier = submitted(bridge, 7)
+    task = Task("mail", "low", carrier=carrier, rerun_of=carrier, eta=time.time() + 60)
+    for found in (bridge.source(task, NOWHERE), bridge.origin(task, inside(9))):
+        assert ids(found.context) == (0, 0)
+        linked = [link.context.span_id for link in found.links]
+        assert linked == ([] if relation == "none" else [7])
+    assert bridge.origin(task, NOWHERE).due == task.eta
+    assert ids(bridge.source(task, inside(9)).context)[1] == 9
 
 
 # Times

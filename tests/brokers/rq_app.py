@@ -199,6 +199,11 @@ def killed_inside() -> None:
         killed()
 
 
+def deletes_itself() -> None:
+    get_current_job().delete()
+    killed()
+
+
 def exits_well() -> None:
     os._exit(0)
 
@@ -254,6 +259,18 @@ class Overriding(HerokuWorker):
 
     def handle_exception(self, job: Any, *exc_info: Any) -> Any:
         return super().handle_exception(job, *exc_info)
+
+
+class Watching(Worker):
+    """It watches its work-horses in its own way, and tells RQ only that one has failed."""
+
+    def monitor_work_horse(self, job: Any, queue: Any, *_: Any) -> None:
+        if os.environ["APP_WAIT"] == "rq":
+            self.wait_for_horse()
+        else:
+            os.waitpid(self.horse_pid, 0)
+        self._horse_pid = 0
+        self.handle_job_failure(job, queue=queue, exc_string="It is gone.")
 
 
 class Impatient(HerokuWorker):

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rq.worker
 from redis import Redis
+from rq.intermediate_queue import IntermediateQueue
 
 from otel_queue_bridge.otlp import Receiver
 from tests.brokers.rq_fleet import FLUSH, Fleet, complaints, end, instances, unclean
@@ -177,4 +179,64 @@ def test_a_deploy_on_heroku(fleet: Fleet) -> None:
         f"dispatch > execute failure ERROR {error}",
     ]
     assert counted(fleet, "gate", **{f"completed failure {error}": 1})
+    assert complaints(worker) + unclean(fleet.receiver) == []
+
+
+@pytest.mark.parametrize(("wait", "error"), [("rq", "SIGKILL"), ("own", "_OTHER")])
+def test_an_unknown_cause_of_death_is_no_time_limit(fleet: Fleet, wait: str, error: str) -> None:
+    fleet.enqueue("killed")
+    worker = fleet.worker("default", "--burst", kind=f"{APP}.Watching", ready=None, APP_WAIT=wait)
+    assert worker.wait() == 0
+    assert fleet.finished().spans["killed"] == [
+        "dispatch",
+        f"dispatch > execute failure ERROR {error}",
+    ]
+    assert counted(fleet, "killed", **{f"completed failure {error}": 1})
+    assert complaints(worker) == []
+
+
+def test_a_job_that_deletes_itself_and_is_killed_is_no_success(fleet: Fleet) -> None:
+    fleet.enqueue("deletes_itself")
+    worker = fleet.worker("default", "--burst", ready=None)
+    assert worker.wait() == 0
+    assert fleet.finished().spans["deletes_itself"] == [
+        "dispatch",
+        "dispatch > execute failure ERROR SIGKILL",
+    ]
+    assert counted(fleet, "deletes_itself", **{"completed failure SIGKILL": 1})
+    assert complaints(worker) + unclean(fleet.receiver) == []
+
+
+@pytest.mark.skipif(not hasattr(rq.worker, "SpawnWorker"), reason="this RQ spawns none")
+def test_a_failure_that_rq_does_not_keep_is_no_success(fleet: Fleet) -> None:
+    fleet.enqueue("failure", failure_ttl=0)
+    fleet.enqueue("forgotten", result_ttl=0)
+    worker = fleet.worker("default", "--burst", kind="rq.worker.SpawnWorker", ready=None)
+    assert worker.wait() == 0
+    assert counted(fleet, "failure", **{"completed failure _OTHER": 1, "completed success": 0})
+    assert counted(fleet, "forgotten", **{"completed success": 1})
+    assert complaints(worker) == []
+
+
+def test_what_died_before_it_was_handed_over_is_told_by_the_next(fleet: Fleet) -> None:
+    """Its worker took it from the queue, and was gone before it could note that it starts."""
+    fleet.caller().ask([["success"], ["gate_retried"]])
+    fleet.open_gate()
+    with Redis.from_url(fleet.broker) as client:
+        taken = IntermediateQueue("rq:queue:default", client)
+        for number in range(2):
+            entry = client.lmove("rq:queue:default", taken.key)
+            client.set(taken.get_first_seen_key(entry.decode()), number + 1)
+    worker = fleet.worker("default", "--burst", ready=None)
+    assert worker.wait() == 0
+    done = fleet.finished()
+    dispatch = f"submit > dispatch failure {ABANDONED}"
+    assert done.spans["success"] == ["submit", dispatch]
+    error = "rq.exceptions.AbandonedJobError"
+    assert done.counts["success"] == Counter(
+        {"task.submitted": 1, "task.dispatched": 1, f"task.completed failure {error}": 1}
+    )
+    again = f"submit > dispatch retry {ABANDONED}"
+    assert done.spans["gate_retried"][:3] == ["submit", again, f"{again} > submit #2"]
+    assert counted(fleet, "gate_retried", dispatched=2, **{"retried": 1, "completed success": 1})
     assert complaints(worker) + unclean(fleet.receiver) == []

@@ -28,7 +28,7 @@ adapter = Adapter(
         Hook("rq.registry:ReadyJobRegistry.enqueue_jobs", submit.promote, optional=True),
         Hook("rq.scheduler:RQScheduler.enqueue_scheduled_jobs", submit.promote),
         Hook("rq.job:Job.retry", submit.retry),
-        Hook("rq.job:Job.to_dict", carrier.store),
+        Hook("rq.job:Job.to_dict", submit.store),
         Hook("rq.job:Job.restore", carrier.restore),
         Hook(
             "rq.worker:BaseWorker.handle_job_retry",  # RQ 2.1 and later
@@ -39,6 +39,7 @@ adapter = Adapter(
         Hook("rq.queue:Queue.run_sync", execute.execute_sync),
         Hook("rq.job:Job._handle_failure", execute.note_error),
         Hook("rq.registry:StartedJobRegistry.cleanup", lost.clean_up),
+        Hook("rq.intermediate_queue:IntermediateQueue.cleanup", lost.clean_up),
         Hook("rq.job:Job.retry", lost.abandon_to_retry),
         Hook("rq.registry:FailedJobRegistry.add", lost.abandon),
         *(

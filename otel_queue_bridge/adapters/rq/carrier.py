@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import marked_attempt
+from otel_queue_bridge.adapter import SUBMITTED, marked_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,13 +18,8 @@ if TYPE_CHECKING:
 FIELD = "otel"
 NAME = "otel-name"
 """In the carrier: the function's name, if only the user's own serializer could read it."""
-
-
-def store(call: Call, _: Recorder) -> Generator[None, None, None]:
-    yield
-    held = carrier(call.instance)
-    if held and call.result is not None:
-        call.result[FIELD] = json.dumps(held)
+SET_UP = "otel-set-up"
+"""In the carrier of a job that is enqueued again and again: the first one that it had."""
 
 
 def restore(call: Call, _: Recorder) -> Generator[None, None, None]:
@@ -40,13 +35,26 @@ def fetch(job: Any) -> None:
 
 def _keep(job: Any, found: Any) -> None:
     held = json.loads(found) if found else None
-    if isinstance(held, dict):
-        job.otel = held
+    job.otel = held if isinstance(held, dict) else {}
 
 
 def carrier(job: Any) -> dict[str, Any]:
     held: dict[str, Any] = vars(job).get("otel") or {}
     return held
+
+
+def set_up(held: dict[str, Any]) -> dict[str, Any]:
+    """Return the carrier that leads to where a job was set up, which runs again and again."""
+    first = held.get(SET_UP)
+    return first if isinstance(first, dict) else held
+
+
+def submitted_at(held: dict[str, Any]) -> float:
+    """Return when the carrier was written by a submit; 0 if the job was only saved, or for junk."""
+    try:
+        return float(held.get(SUBMITTED, 0))
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def next_attempt(job: Any) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from otel_queue_bridge.adapters.rq.carrier import fetch
 from otel_queue_bridge.adapters.rq.ending import Ending
 from otel_queue_bridge.adapters.rq.hand_over import HandOver
-from otel_queue_bridge.adapters.rq.reading import arguments, task_of
+from otel_queue_bridge.adapters.rq.reading import arguments, run_of, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -36,7 +36,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         if alone:
             with recorder.suppressed():
                 fetch(job)
-        task = task_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
+        task = run_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
         if spawned:
             task.other_carriers = (task.carrier, *task.other_carriers)
             task.carrier = json.loads(os.environ.pop(VARIABLE))

@@ -33,12 +33,40 @@ def note_cause(call: Call, _: Recorder) -> None:
 def fail(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
     hand_over = HandOver.of(job)
+    if hand_over is None and _cleaning.get():
+        yield from _never_started(call.argument(1, "queue").name, worker, job, recorder)
+        return
     if hand_over is None or not hand_over.here or Ending.of(job) or hand_over.reported():
         return  # the process that runs the job reports it
     stopped = worker._stopped_job_id == job.id  # noqa: SLF001 - the call that follows resets it
     hand_over.over = True
-    cause = "stopped" if stopped else hand_over.cause or _TIMEOUT
+    cause = "stopped" if stopped else hand_over.cause
     yield from _report(job, hand_over.task, hand_over.complete() / 1e9, cause, recorder)
+
+
+def note_exit(call: Call, _: Recorder) -> Generator[None, None, None]:
+    """Note what `waitpid` says, in case that a user's `monitor_work_horse` does not tell RQ."""
+    yield
+    hand_over = vars(call.instance).get("otel_hand_over")
+    if hand_over is not None and call.error is None and call.result[1]:
+        hand_over.cause = _cause(call.result[1])
+
+
+def _never_started(
+    queue: str, worker: Any, job: Any, recorder: Recorder
+) -> Generator[None, None, None]:
+    """Report a job that died with its worker when that had taken it, and not yet handed it over."""
+    if Ending.of(job) is not None or job.get_status(refresh=False) != "queued":
+        return  # it has run: `StartedJobRegistry.cleanup` fails it, and leaves it in that queue
+    job.otel_ending = ending = Ending()
+    task = task_of(job, queue, worker.connection, worker.name)
+    with recorder.dispatch(task, measured=False) as operation:
+        yield  # RQ submits a retry in here
+        outcome = Outcome("retry" if ending.retried else "failure", error_type=_ABANDONED)
+        operation.settle(outcome)
+    del job.otel_ending
+    recorder.dispatched(task)
+    recorder.attempted(task, outcome, started=time.time(), duration=None)
 
 
 def clean_up(_: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -81,9 +109,10 @@ def _report(
     job: Any, task: Task, started: float, cause: str, recorder: Recorder
 ) -> Generator[None, None, None]:
     job.otel_ending = ending = Ending()
+    error_type = cause or None
     with recorder.execute(task, start_time=int(started * 1e9)) as operation:
         yield  # RQ submits a retry in here
-        outcome = Outcome("retry" if ending.retried else "failure", error_type=cause)
+        outcome = Outcome("retry" if ending.retried else "failure", error_type=error_type)
         operation.settle(outcome)
     del job.otel_ending
     duration = max(0.0, time.time() - started)

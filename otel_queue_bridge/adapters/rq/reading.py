@@ -9,7 +9,13 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Arguments, Task
-from otel_queue_bridge.adapters.rq.carrier import NAME, carrier, next_attempt
+from otel_queue_bridge.adapters.rq.carrier import (
+    NAME,
+    carrier,
+    next_attempt,
+    set_up,
+    submitted_at,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,6 +37,19 @@ def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) ->
         transport="redis",
         arguments=(lambda: arguments(job)) if _deserialized(job) else None,
     )
+
+
+def run_of(job: Any, queue: str, connection: Any, worker: str) -> Task:
+    """Return the task that a worker has taken.
+
+    A process without us may have enqueued it once more: then nobody has renewed its carrier.
+    """
+    task = task_of(job, queue, connection, worker)
+    held = carrier(job)
+    if held and job.started_at and seconds(job.started_at) > submitted_at(held):
+        task.rerun_of = set_up(held)
+        task.eta = seconds(job.enqueued_at) if job.enqueued_at else None
+    return task
 
 
 def name(job: Any) -> str:

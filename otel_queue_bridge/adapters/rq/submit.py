@@ -7,11 +7,19 @@ time in the future pass through `schedule_job`.
 
 from __future__ import annotations
 
+import json
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
-from otel_queue_bridge.adapter import ATTEMPT, Call, Recorder
-from otel_queue_bridge.adapters.rq.carrier import NAME, carrier, next_attempt
+from otel_queue_bridge.adapter import ATTEMPT, SUBMITTED, Call, Recorder
+from otel_queue_bridge.adapters.rq.carrier import (
+    FIELD,
+    NAME,
+    SET_UP,
+    carrier,
+    next_attempt,
+    set_up,
+)
 from otel_queue_bridge.adapters.rq.ending import Ending
 from otel_queue_bridge.adapters.rq.reading import has_instance, readable, task_of
 
@@ -59,10 +67,13 @@ def _submit(
 ) -> Generator[None, None, None]:
     queue = call.instance
     task = task_of(job, queue.name, queue.connection)
-    written = dict(carrier(job))
+    held = carrier(job)
+    written = dict(held)
     written.pop(ATTEMPT, None)
     if number > 1:
         written[ATTEMPT] = str(number)
+    elif SUBMITTED in held:  # a schedule or a person enqueues it once more
+        task.rerun_of = written[SET_UP] = set_up(held)
     if has_instance(job) or not readable(job):
         written[NAME] = task.name
     task.carrier, task.attempt = written, number
@@ -84,6 +95,19 @@ def _submit(
 def _identify(operation: Operation, task: Task, job: Any) -> None:
     if task.id is None and job._id is not None:  # noqa: SLF001 - `Job.id` would make one
         operation.identify(job._id)  # noqa: SLF001
+
+
+def store(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    """Keep the carrier where RQ keeps the job; of one that nobody has enqueued, its maker's."""
+    job = call.instance
+    if "otel" not in vars(job) and job.enqueued_at is None:
+        task = task_of(job, job.origin, job.connection)
+        recorder.store(task)
+        job.otel = task.carrier
+    yield
+    held = carrier(job)
+    if held and call.result is not None:
+        call.result[FIELD] = json.dumps(held)
 
 
 def enqueue_many(call: Call, _: Recorder) -> Generator[None, None, None]:

@@ -13,7 +13,7 @@ from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, 
 from otel_queue_bridge.adapters.rq import execute, lost
 from otel_queue_bridge.adapters.rq.carrier import carrier, next_attempt
 from otel_queue_bridge.adapters.rq.hand_over import HandOver
-from otel_queue_bridge.adapters.rq.reading import depths, seconds, task_of
+from otel_queue_bridge.adapters.rq.reading import depths, run_of, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -61,13 +61,16 @@ def work(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def run(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, job = call.instance, call.argument(0, "job")
-    task = task_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
+    task = run_of(job, call.argument(1, "queue").name, worker.connection, worker.name)
     hand_over = HandOver(task, recorder.dispatch(task), carrier(job))
     job.otel_hand_over = hand_over
+    worker.otel_hand_over = hand_over
     yield
+    vars(worker).pop("otel_hand_over", None)
     hand_over.complete()
     if hand_over.relay is not None and call.error is None and not hand_over.reported():
-        _conclude(hand_over, job, recorder)
+        kept = job.get_result_ttl(default_ttl=worker.default_result_ttl) != 0
+        _conclude(hand_over, job, recorder, kept=kept)
     del job.otel_hand_over
 
 
@@ -86,15 +89,19 @@ def fork(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         os.environ.pop(execute.VARIABLE, None)
 
 
-def _conclude(hand_over: HandOver, job: Any, recorder: Recorder) -> None:
+def _conclude(hand_over: HandOver, job: Any, recorder: Recorder, *, kept: bool) -> None:
     """Report the outcome according to Redis, unless the job is still under way."""
-    outcome: Outcome | None = SUCCESS
+    outcome: Outcome | None
     try:
         ended = type(job).fetch(job.id, job.connection, job.serializer)
     except Exception as error:  # we must not import its class
         if type(error).__name__ != "NoSuchJobError":
             raise
-        ended = None  # it finished, and its result_ttl is 0
+        ended = None
+        if hand_over.cause or kept:  # RQ deletes what has failed if its failure_ttl is 0
+            outcome = Outcome("failure", error_type=hand_over.cause or None)
+        else:
+            outcome = SUCCESS
     else:
         outcome = _became(ended, hand_over)
     if outcome is None:
@@ -122,6 +129,7 @@ METHODS = {
     "handle_exception": execute.note_exception,
     "handle_job_failure": lost.fail,
     "handle_work_horse_killed": lost.note_cause,
+    "wait_for_horse": lost.note_exit,
 }
 """The methods to advise on every worker class."""
 
