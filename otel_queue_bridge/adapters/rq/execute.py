@@ -43,7 +43,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         if alone:
             recorder.dispatched(task)
     job.otel_ending = ending = Ending()
-    task.arguments = lambda: arguments(job)
+    task.arguments = lambda: arguments(job, running=True)
     # If this process was spawned, the worker counts its outcome by the job's status.
     with recorder.execute(task, measured=not spawned) as operation:
         yield
@@ -64,7 +64,7 @@ def execute_sync(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     queue, job = call.instance, call.argument(0, "job")
     task = task_of(job, queue.name, queue.connection)
     task.carrier = task.server = task.transport = None
-    task.arguments = lambda: arguments(job)
+    task.arguments = lambda: arguments(job, running=True)
     job.otel_ending = ending = Ending()
     with recorder.execute(task, measured=True) as operation:
         yield

@@ -122,10 +122,10 @@ def depths(connection: Any, queues: Iterable[Any]) -> Iterator[tuple[int, str]]:
             yield found, queue.name
 
 
-def arguments(job: Any) -> Arguments:
+def arguments(job: Any, *, running: bool = False) -> Arguments:
     try:
         module = str(vars(job).get("_func_name")).rpartition(".")[0]
-        here = has_instance(job) or module in sys.modules  # `Job.func` would import it
+        here = running or has_instance(job) or module in sys.modules  # `Job.func` would import it
         return Arguments(job.func if here else None, job.args, job.kwargs)
     except Exception:  # noqa: BLE001 - who submits need not have the function
         return Arguments(None, (), job.kwargs if _deserialized(job) else {})
