@@ -37,6 +37,7 @@ def _attributes(operation: str, kind: str) -> dict[str, AttributeValue]:
     }
 
 
+_OWN = {"celery.reply_to": "reply", "celery.root_id": "id", "celery.transport": "memory"}
 _SUBMIT = _attributes("submit", "send")
 _DISPATCH = _attributes("dispatch", "receive")
 _EXECUTE = _attributes("execute", "process")
@@ -72,7 +73,8 @@ class Floor:
         )
 
     def submit(self) -> None:
-        attributes = {**_SUBMIT, semconv.MESSAGING_MESSAGE_ID: "id", semconv.TASK_ATTEMPT: 1}
+        known = {semconv.MESSAGING_MESSAGE_ID: "id", semconv.TASK_ATTEMPT: 1}
+        attributes = {**_SUBMIT, **_OWN, **known}
         span, current = self._start(f"submit {_TASK}", SpanKind.PRODUCER, attributes)
         inject({}, current)
         token = context.attach(current)
@@ -87,6 +89,7 @@ class Floor:
         def instrumented(headers: Mapping[str, Any]) -> None:
             carrier = {**headers}
             known = {
+                **_OWN,
                 semconv.MESSAGING_MESSAGE_ID: headers["id"],
                 semconv.TASK_ATTEMPT: 1,
                 semconv.TASK_PRIORITY: 0,

@@ -41,7 +41,6 @@ CANCELLED = "a_cancelled_task_has_a_dispatch_and_is_counted_once"
 DEPTH = "the_depth_of_a_queue_is_what_waits_at_the_broker"
 WORKERS = "workers_are_counted_while_they_run"
 STOPPED = "workers_that_have_stopped_are_none"
-LAST = "a_worker_that_is_told_to_stop_has_exported_all"
 UNDO = "undo_restores_the_library_exactly"
 CYCLES = "switched_on_and_off_time_and_again_it_records_once"
 
@@ -49,7 +48,6 @@ WATCH_WORKERS = "    recorder.watch_workers(lambda _: [Reading(1)], queue)\n"
 WATCH_DEPTH = (
     "    recorder.watch_depth(lambda it: [Reading(it.redis.llen(it.name), queue=it.name)], queue)\n"
 )
-FLUSH = re.search(r"    recorder\.flush.*\n", ADAPTER.read_text())[0]
 CANCEL = re.search(r"    operation\.settle\(Outcome.*\n", ADAPTER.read_text())[0]
 HAND_OVER = "    queue.otel_dispatch.inject(task_of(queue, job).carrier)\n"
 HANDED_OVER = "    queue.otel_dispatch.end()\n"
@@ -187,7 +185,6 @@ MUTANTS = {
     "a wrong number of workers": Mutant((WORKERS,), {"Reading(1)": "Reading(4)"}),
     "a depth that counts the wrong list": Mutant((DEPTH,), {"llen(it.name)": 'llen("other")'}),
     "gauges not closed": Mutant((STOPPED,), {"    recorder.close(queue)\n": ""}),
-    "last flush removed": Mutant((LAST,), {FLUSH: ""}),
     # undo
     "undo leaves a hook": Mutant(
         (UNDO, CYCLES),

@@ -219,6 +219,18 @@ class Process:
             os.killpg(self.pid, number)
         return alive
 
+    def wait_for_handler(self, number: int) -> None:
+        """Wait until it handles this signal, which would kill it before."""
+        if not PROC.is_dir():
+            return
+
+        def handled() -> bool:
+            status = (PROC / str(self.pid) / "status").read_text()
+            (caught,) = (line for line in status.splitlines() if line.startswith("SigCgt:"))
+            return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+        self.wait_for(handled)
+
     def lose_power(self) -> None:
         """Kill all members at the same moment: none sees another one die."""
         self.signal_all(signal.SIGSTOP)

@@ -24,6 +24,7 @@ def test_what_a_fork_function_submits_is_exported_when_it_is_told_to_stop(
         ready="fed",
         cwd=ROOT,
     )
+    worker.wait_for_handler(signal.SIGTERM)
     assert worker.stop(signal.SIGTERM) == 0
     submits = [span for span in receiver.spans() if span.name == "submit ok"]
     assert len(submits) == TASKS

@@ -57,7 +57,7 @@ class Workers(Shop):
         assert worker.wait() == 0, worker.log()
 
     def tell_to_stop(self, worker: Process) -> None:
-        worker.wait_for("is booting up")  # only now its main process handles signals
+        worker.wait_for_handler(signal.SIGTERM)
         os.kill(worker.pid, signal.SIGTERM)
 
     def send(self, **messages: dict[str, Any]) -> None:

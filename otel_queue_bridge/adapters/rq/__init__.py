@@ -52,6 +52,7 @@ adapter = Adapter(
             for name in work.POLLING
         ),
         Hook("rq.registry:BaseRegistry.get_expired_job_ids", lost.look),
+        Hook("rq.intermediate_queue:IntermediateQueue.get_job_ids", poll),
         *(
             Hook(f"rq.scheduler:RQScheduler.{name}", poll, optional=True)
             for name in work.SCHEDULING
