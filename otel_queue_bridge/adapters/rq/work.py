@@ -68,7 +68,9 @@ def run(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     yield
     vars(worker).pop("otel_hand_over", None)
     hand_over.complete()
-    if hand_over.relay is not None and call.error is None and not hand_over.reported():
+    # RQ 2.0 raises where a killed job is gone (`Job.get_status`, in `monitor_work_horse`).
+    ended = call.error is None or bool(hand_over.cause)
+    if hand_over.relay is not None and ended and not hand_over.reported():
         kept = job.get_result_ttl(default_ttl=worker.default_result_ttl) != 0
         _conclude(hand_over, job, recorder, kept=kept)
     del job.otel_hand_over
