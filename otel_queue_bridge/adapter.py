@@ -74,6 +74,8 @@ class Task:
     """What only this library has; each name begins with `{system}.`."""
     arguments: Callable[[], Arguments] | None = None
     """Called only if the user listed some of this task's arguments to be captured."""
+    batch: Sequence[Task] = ()
+    """The tasks that one execute runs at once: it is linked to each, and each is counted."""
 
 
 SUBMITTED = "otel-submitted"

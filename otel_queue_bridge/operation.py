@@ -122,6 +122,8 @@ class Operation:
             error_type = None if outcome is None else error_type_of(outcome)
             handed_over = outcome is None or outcome.status == "success"
             measurements.submitted(self.task, error_type, duration, handed_over=handed_over)
+        elif outcome is not None and self.task.batch:
+            self._operations.attempted(self.task, outcome, time.time() - duration, duration)
         elif outcome is not None:
             wait = None if self._due is None else max(0.0, time.time() - duration - self._due)
             measurements.attempted(self.task, outcome, error_type_of(outcome), duration, wait)
@@ -245,9 +247,11 @@ class Operations:
         self, task: Task, outcome: Outcome, started: float, duration: float | None
     ) -> None:
         """Count the end of an attempt that ran elsewhere, or, without a duration, did not run."""
-        due = self._propagation.due(task)
-        wait = None if due is None else max(0.0, started - due)
-        self.measurements.attempted(task, outcome, error_type_of(outcome), duration, wait)
+        error_type = error_type_of(outcome)
+        for one in task.batch or (task,):
+            due = self._propagation.due(one)
+            wait = None if due is None else max(0.0, started - due)
+            self.measurements.attempted(one, outcome, error_type, duration, wait)
 
     def _open(
         self, step: Step, task: Task, origin: Origin, start_time: int | None, *, measured: bool

@@ -20,6 +20,8 @@ from otel_queue_bridge.adapter import SUBMITTED
 from otel_queue_bridge.failures import pass_on
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from otel_queue_bridge.adapter import Task
     from otel_queue_bridge.config import Config
 
@@ -145,6 +147,8 @@ class Propagation:
 
     def origin(self, task: Task, current: Context) -> Origin:
         """Return where a dispatch or execute comes from, according to `relation`."""
+        if task.batch:
+            return self._together(task.batch)
         if task.carrier is None:
             return self._related(current, delay=0.0)
         carrier, context = self._first((task.carrier, *task.other_carriers), Context())
@@ -188,6 +192,15 @@ class Propagation:
         if self._relation == "none" or not remote.get_span_context().is_valid:
             return Origin(context)
         return Origin(context, (Link(remote.get_span_context()),))
+
+    def _together(self, batch: Sequence[Task]) -> Origin:
+        """Return the origin of what runs many tasks: a trace apart, as it has no one parent."""
+        if self._relation == "none":
+            return Origin(Context())
+        carriers = [(task.carrier, *task.other_carriers) for task in batch]
+        contexts = [self._first(each, Context())[1] for each in carriers]
+        spans = [trace.get_current_span(context).get_span_context() for context in contexts]
+        return Origin(Context(), tuple(Link(span) for span in spans if span.is_valid))
 
     def _first(
         self, carriers: tuple[object, ...], context: Context

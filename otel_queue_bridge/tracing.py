@@ -153,6 +153,7 @@ class Tracing:
             (semconv.SERVER_ADDRESS, host),
             (semconv.SERVER_PORT, port),
             (self._transport, task.transport),
+            (semconv.MESSAGING_BATCH_MESSAGE_COUNT, len(task.batch) or None),
         ):
             if isinstance(value, str):
                 attributes[name] = encodable(value)

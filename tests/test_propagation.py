@@ -338,6 +338,17 @@ def test_one_more_run_has_its_own_trace_with_a_link(relation):
     assert ids(bridge.source(task, inside(9)).context)[1] == 9
 
 
+@pytest.mark.parametrize("relation", ["child", "link", "none"])
+def test_a_batch_has_its_own_trace_with_a_link_to_each_task_that_has_one(relation):
+    bridge = propagation(relation=relation)
+    carriers = [submitted(bridge, 7), {"headers": "junk"}, submitted(bridge, 8)]
+    tasks = [Task("mail", "low", carrier=carrier) for carrier in carriers]
+    found = bridge.origin(Task("mail", "low", batch=tasks), inside(9))
+    assert ids(found.context) == (0, 0)
+    linked = [link.context.span_id for link in found.links]
+    assert linked == ([] if relation == "none" else [7, 8])
+
+
 # Times
 
 

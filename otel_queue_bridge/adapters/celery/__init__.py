@@ -4,7 +4,15 @@ Names cited in this folder are those of Celery 5.7 and billiard 4.3.
 """
 
 from otel_queue_bridge.adapter import Adapter, Hook, poll
-from otel_queue_bridge.adapters.celery import attempt, beat, dispatch, execute, pool, submit
+from otel_queue_bridge.adapters.celery import (
+    attempt,
+    batches,
+    beat,
+    dispatch,
+    execute,
+    pool,
+    submit,
+)
 
 _REJECTING = ("on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
 
@@ -52,6 +60,12 @@ adapter = Adapter(
         Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),
         Hook("celery.beat:_Process.start", beat.start, optional=True),
         Hook("celery.platforms:close_open_fds", beat.keep_line),
+        Hook("celery_batches:Batches.flush", batches.flush),
+        Hook(
+            "celery_batches.trace:apply_batches_task",
+            batches.execute,
+            aliases=("celery_batches:apply_batches_task",),
+        ),
         Hook("billiard.pool:ApplyResult.discard", attempt.discard),
         Hook("billiard.pool:Worker.workloop", execute.work),
         *(Hook(target, poll, optional=True) for target in _POLLING),

@@ -107,8 +107,8 @@ class PoolAttempt:
 def discard(call: Call, recorder: Recorder) -> None:
     # When the worker stops or loses its broker, it discards each task that no child is known to
     # have begun (`AsynPool.flush`). A child may still run such a task; nobody learns of that.
-    request = getattr(call.instance._accept_callback, "__self__", None)  # noqa: SLF001
-    reference = getattr(request, "otel_attempt", None)
+    accepted = call.instance._accept_callback  # noqa: SLF001
+    reference = getattr(getattr(accepted, "__self__", accepted), "otel_attempt", None)
     attempt = reference and reference()
     if attempt:
         attempt.give_back(recorder)

@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, REJECTED, Call, Recorder, Task
+from otel_queue_bridge.adapters.celery import plain
 from otel_queue_bridge.adapters.celery.attempt import PoolAttempt
 from otel_queue_bridge.adapters.celery.reading import queue, requested, server, transport
 
@@ -29,6 +30,7 @@ def hand_over(call: Call, recorder: Recorder) -> None:
     # to patch, because the solo pool runs the task inside this call.
     request = getattr(call.kwargs.get("accept_callback"), "__self__", None)
     if request is None or not hasattr(request, "request_dict"):
+        plain.hand_over(call, recorder)
         return
     task = requested(request)
     operation = recorder.dispatch(task, start_time=start_time(request))

@@ -29,12 +29,12 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     facts.arguments = lambda: Arguments(task.run, args, kwargs)
     eager = bool(request.get("is_eager"))
     # The main process counts, unless it has no SDK, or only its children are instrumented.
-    alone = not eager and _in_pool_child() and not recorder.parent_counts()
+    alone = not eager and in_pool_child() and not recorder.parent_counts()
     if alone:
         recorder.dispatched(facts)
     with recorder.execute(facts, measured=eager or alone) as operation:
         yield
-        if isinstance(call.error, SystemExit) and _in_pool_child():
+        if isinstance(call.error, SystemExit) and in_pool_child():
             operation.disown()  # the child is about to end: the parent knows why, and reports it
         else:
             operation.settle(outcome(task, call))
@@ -67,6 +67,6 @@ def work(_: Call, recorder: Recorder) -> Generator[None, None, None]:
     recorder.flush()
 
 
-def _in_pool_child() -> bool:
+def in_pool_child() -> bool:
     process = sys.modules.get("billiard.process")
     return process is not None and bool(process.current_process()._identity)  # noqa: SLF001

@@ -49,6 +49,10 @@ def classified(task: Any, error: Any) -> Outcome:
     if kind == "Reject":
         # Celery does not requeue a message that it acknowledged before the run.
         return RETRY if error.requeue and task.acks_late else REJECTED
+    return failure(error, task)
+
+
+def failure(error: Any, task: Any) -> Outcome:
     return _because("failure", error, task)
 
 

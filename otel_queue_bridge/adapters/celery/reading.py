@@ -52,6 +52,18 @@ def task_of(app: Any, name: str, task_id: str, request: MutableMapping[str, Any]
     )
 
 
+def batch_of(tasks: list[Task]) -> Task:
+    first = tasks[0]
+    return Task(
+        first.name,
+        first.queue,
+        worker=first.worker,
+        server=first.server,
+        transport=first.transport,
+        batch=tasks,
+    )
+
+
 def queue(app: Any, delivery: Mapping[str, Any]) -> str:
     exchange, found = delivery.get("exchange"), str(delivery.get("routing_key") or "")
     routing_key = _DELAY.sub("", found)
