@@ -60,10 +60,11 @@ adapter = Adapter(
         Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),
         Hook("celery.beat:_Process.start", beat.start, optional=True),
         Hook("celery.platforms:close_open_fds", beat.keep_line),
-        Hook("celery_batches:Batches.flush", batches.flush),
+        Hook("celery_batches:Batches.flush", batches.flush, optional=True),
         Hook(
             "celery_batches.trace:apply_batches_task",
             batches.execute,
+            optional=True,
             aliases=("celery_batches:apply_batches_task",),
         ),
         Hook("billiard.pool:ApplyResult.discard", attempt.discard),
