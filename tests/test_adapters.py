@@ -9,16 +9,19 @@ from otel_queue_bridge.instrumentor import adapters
 from tests.servers import LIMIT
 
 UNDO = """
-import importlib, sys
+import importlib.util, sys
 import otel_queue_bridge
 from otel_queue_bridge.instrumentor import adapter_named
 from opentelemetry.sdk.trace import TracerProvider
 
-hooks = adapter_named(sys.argv[1]).hooks
+def installed(hook):  # some are for an add-on of the library
+    package = hook.target.partition(":")[0].partition(".")[0]
+    return not hook.optional or importlib.util.find_spec(package) is not None
+
+hooks = [hook for hook in adapter_named(sys.argv[1]).hooks if installed(hook)]
 for hook in hooks:
-    importlib.import_module(hook.target.partition(":")[0])
-    for alias in hook.aliases:
-        importlib.import_module(alias.partition(":")[0])
+    for place in (hook.target, *hook.aliases):
+        importlib.import_module(place.partition(":")[0])
 
 def family(base):  # all classes whose method a call on one of this kind may end in
     kinds = [base]

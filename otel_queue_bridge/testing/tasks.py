@@ -51,7 +51,9 @@ def functions(
             raise BoomError("not yet")
 
     bodies: dict[str, Callable[..., Any]] = {
-        **dict.fromkeys(("ok", "counted", "waiting", "shared", "cancelled", "undone"), _nothing),
+        **dict.fromkeys(
+            ("ok", "counted", "excluded", "waiting", "shared", "cancelled", "undone"), _nothing
+        ),
         **dict.fromkeys(("fail", "failing"), _fail),
         **dict.fromkeys(sorted(RETRIED), again),
         "span": _span,

@@ -216,11 +216,9 @@ def test_the_destination_of_what_the_broker_delays_is_its_queue(
     with Celery(broker=amqp_url) as app:
         app.conf.update(QUORUM)
         app.send_task("later")
-    found = receiver.wait_for(
-        lambda spans: any(span.name == "execute inner" for span in spans), LIMIT
-    )
+    receiver.wait_for(lambda spans: any(span.name == "execute inner" for span in spans), LIMIT)
     assert worker.stop(signal.SIGTERM) == 0
-    inner = [span for span in found if span.name.endswith(" inner")]
+    inner = [span for span in receiver.spans() if span.name.endswith(" inner")]
     assert [span.attributes["messaging.destination.name"] for span in inner] == ["celery"] * 3
     assert max(span.attributes.get("task.wait", 0) for span in inner) < 3
 
