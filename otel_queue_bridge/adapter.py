@@ -344,6 +344,27 @@ def poll(_: Call, recorder: Recorder) -> Generator[None, None, None]:
         yield
 
 
+def ask_redis(client: Any, commands: Sequence[Sequence[str]]) -> list[Any]:
+    """Return Redis' answers to these commands, for a reading; `client` is one of redis-py.
+
+    The commands go over a new connection: the client's pool may have none to spare for tasks.
+    """
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:  # a cluster's client has several
+        with client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = pipeline.execute()
+            return answers
+    connection = pool.connection_class(**pool.connection_kwargs)
+    try:
+        connection.connect()
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [connection.read_response() for _ in commands]
+    finally:
+        connection.disconnect()
+
+
 class Hook(NamedTuple):
     """A place to patch: `module:Qualified.name`, once that module is imported."""
 

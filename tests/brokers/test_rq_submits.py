@@ -10,10 +10,10 @@ from inspect import signature
 
 import pytest
 import rq
-from redis import Redis
+from redis import ConnectionPool, Redis
 from rq.job import Job
 
-from otel_queue_bridge.adapters.rq.reading import name
+from otel_queue_bridge.adapters.rq.reading import depths, name
 from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
 from tests.brokers.shop import SECRET, paths
@@ -270,6 +270,16 @@ def test_a_synchronous_job_has_the_broker_of_its_submit(submitted: Submitted) ->
     submit, execute = submitted.of("here")
     assert submit.attributes["server.address"] == "127.0.0.1"
     assert "server.address" not in execute.attributes
+
+
+def test_reading_the_depth_takes_no_connection_of_the_workers(redis_url: str) -> None:
+    pool = ConnectionPool.from_url(redis_url, max_connections=1)
+    queue = rq.Queue("deep", connection=Redis(connection_pool=pool))
+    queue.enqueue("tests.brokers.rq_submits_app.a")
+    only = pool.get_connection()
+    assert list(depths(queue.connection, [queue])) == [(1, "deep")]
+    pool.release(only)
+    assert pool.get_connection() is only
 
 
 def test_nothing_secret_is_told(submitted: Submitted) -> None:

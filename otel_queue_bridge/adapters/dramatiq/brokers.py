@@ -10,7 +10,7 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import Reading
+from otel_queue_bridge.adapter import Reading, ask_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,28 +83,10 @@ def _redis(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:
             ("ZCARD", f"{space}:{name}.XQ"),
         )
     ]
-    found = iter(_ask(broker.client, commands))
+    found = iter(ask_redis(broker.client, commands))
     for name in names:
         for suffix in ("", ".DQ", ".XQ"):
             yield Reading(next(found), queue=name + suffix)
-
-
-def _ask(client: Any, commands: list[tuple[str, str]]) -> list[int]:
-    """Ask on a connection of our own: the pool may have none to spare for the worker's threads."""
-    pool = getattr(client, "connection_pool", None)
-    if pool is None:  # a cluster's client has several
-        with client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            answers: list[int] = pipeline.execute()
-            return answers
-    connection = pool.connection_class(**pool.connection_kwargs)
-    try:
-        connection.connect()
-        connection.send_packed_command(connection.pack_commands(commands))
-        return [connection.read_response() for _ in commands]
-    finally:
-        connection.disconnect()
 
 
 def _rabbitmq(broker: Any, queues: Iterable[str]) -> Iterator[Reading]:

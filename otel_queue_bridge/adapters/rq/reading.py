@@ -8,7 +8,7 @@ import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import Arguments, Task
+from otel_queue_bridge.adapter import Arguments, Task, ask_redis
 from otel_queue_bridge.adapters.rq.carrier import (
     NAME,
     carrier,
@@ -113,13 +113,10 @@ def server(connection: Any) -> tuple[str, int | None] | None:
 
 
 def depths(connection: Any, queues: Iterable[Any]) -> Iterator[tuple[int, str]]:
-    """Count the ready jobs of each queue, on a connection that the pool gives to this thread."""
+    """Count the ready jobs of each queue."""
     queues = list(queues)
-    with connection.pipeline(transaction=False) as pipeline:
-        for queue in queues:
-            pipeline.llen(queue.key)
-        for queue, found in zip(queues, pipeline.execute(), strict=True):
-            yield found, queue.name
+    found = ask_redis(connection, [("LLEN", queue.key) for queue in queues])
+    return zip(found, (queue.name for queue in queues), strict=True)
 
 
 def arguments(job: Any, *, runs_here: bool = False) -> Arguments:

@@ -40,7 +40,9 @@ def _became(job: Any, hand_over: HandOver) -> Outcome | None:
 
 def _raised(job: Any) -> str | None:
     """Name the exception whose traceback RQ keeps; None if its message may hold another one."""
-    first, *others = str(job.exc_info or "").split(_TRACEBACK)[1:] or [""]
+    result = job.latest_result()  # `Job.exc_info` is deprecated
+    kept = getattr(result, "exc_string", None)
+    first, *others = str(kept or "").split(_TRACEBACK)[1:] or [""]
     raised = next((line for line in first.splitlines() if not line.startswith(" ")), "")
     name = raised.partition(":")[0]
     return name if not others and re.fullmatch(r"[\w.<>]+", name) else None
