@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from celery import Celery, signals
+from celery import Celery, chord, signals
 from opentelemetry import trace
 
 import otel_queue_bridge
@@ -45,9 +45,19 @@ def many(spans: int) -> None:
             pass
 
 
-@app.task(name="die")
+@app.task(name="die", ignore_result=False)  # else a chord would not hear of it
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="link_error")
+def link_error() -> None:
+    die.apply_async(link_error=inner.si())
+
+
+@app.task(name="chord")
+def in_chord() -> None:
+    chord([many.si(0), die.si()], many.si(0).on_error(inner.si())).apply_async()
 
 
 @signals.task_failure.connect(sender=die)
