@@ -4,8 +4,10 @@ from otel_queue_bridge.otlp.receiver import Receiver
 from otel_queue_bridge.otlp.records import (
     Event,
     Link,
+    Log,
     Point,
     Span,
+    read_logs,
     read_points,
     read_spans,
     to_otlp_json,
@@ -14,9 +16,11 @@ from otel_queue_bridge.otlp.records import (
 __all__ = [
     "Event",
     "Link",
+    "Log",
     "Point",
     "Receiver",
     "Span",
+    "read_logs",
     "read_points",
     "read_spans",
     "to_otlp_json",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from google.protobuf.json_format import MessageToJson  # type: ignore[import-untyped]
+from opentelemetry.proto.logs.v1.logs_pb2 import SeverityNumber
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
@@ -15,6 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
         ExportMetricsServiceRequest,
     )
@@ -89,6 +91,21 @@ class Point:
     bounds: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A log record; its time in nanoseconds since the epoch, ids in lower hex or empty."""
+
+    time: int
+    severity: str
+    """The text that its sender gave, else the name of the number, such as WARN2; may be empty."""
+    body: str
+    """A body that is no text is written as JSON."""
+    trace_id: str
+    span_id: str
+    attributes: Attributes
+    service: str
+
+
 def read_spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
     """Yield every span of a request."""
     for group in request.resource_spans:
@@ -97,7 +114,7 @@ def read_spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
             for span in scope.spans:
                 yield Span(
                     name=span.name,
-                    kind=SpanMessage.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+                    kind=_name(SpanMessage.SpanKind, span.kind, "SPAN_KIND_"),
                     trace_id=span.trace_id.hex(),
                     span_id=span.span_id.hex(),
                     parent_id=span.parent_span_id.hex(),
@@ -112,7 +129,7 @@ def read_spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
                         Link(link.trace_id.hex(), link.span_id.hex(), _attributes(link.attributes))
                         for link in span.links
                     ),
-                    status=Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
+                    status=_name(Status.StatusCode, span.status.code, "STATUS_CODE_"),
                     status_message=span.status.message,
                     service=str(resource.get("service.name", "")),
                     resource=resource,
@@ -131,12 +148,35 @@ def read_points(request: ExportMetricsServiceRequest) -> Iterator[Point]:
                 yield from _points(metric, resource, scope.scope.name)
 
 
+def read_logs(request: ExportLogsServiceRequest) -> Iterator[Log]:
+    """Yield every log record of a request."""
+    for group in request.resource_logs:
+        service = str(_attributes(group.resource.attributes).get("service.name", ""))
+        for scope in group.scope_logs:
+            for record in scope.log_records:
+                number = record.severity_number
+                severity = _name(SeverityNumber, number, "SEVERITY_NUMBER_") if number else ""
+                yield Log(
+                    time=record.time_unix_nano or record.observed_time_unix_nano,
+                    severity=record.severity_text or severity,
+                    body=_text(record.body),
+                    trace_id=record.trace_id.hex(),
+                    span_id=record.span_id.hex(),
+                    attributes=_attributes(record.attributes),
+                    service=service,
+                )
+
+
 def _points(metric: Metric, resource: Attributes, scope: str) -> Iterator[Point]:
     kind = metric.WhichOneof("data")
     if kind not in ("sum", "gauge", "histogram"):
         return
     data = getattr(metric, kind)
-    temporality = AggregationTemporality.Name(getattr(data, "aggregation_temporality", 0))
+    temporality = _name(
+        AggregationTemporality,
+        getattr(data, "aggregation_temporality", 0),
+        "AGGREGATION_TEMPORALITY_",
+    )
     for point in data.data_points:
         if kind == "histogram":
             measured = {
@@ -153,7 +193,7 @@ def _points(metric: Metric, resource: Attributes, scope: str) -> Iterator[Point]
             description=metric.description,
             kind=kind,
             monotonic=getattr(data, "is_monotonic", False),
-            temporality=temporality.removeprefix("AGGREGATION_TEMPORALITY_"),
+            temporality=temporality,
             attributes=_attributes(point.attributes),
             service=str(resource.get("service.name", "")),
             resource=resource,
@@ -179,6 +219,19 @@ def to_otlp_json(request: ExportTraceServiceRequest) -> str:
 
 def _attributes(pairs: Iterable[KeyValue]) -> Attributes:
     return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _text(value: AnyValue) -> str:
+    read = "" if value.WhichOneof("value") is None else _value(value)
+    return read if isinstance(read, str) else json.dumps(read, ensure_ascii=False)
+
+
+def _name(names: Any, number: int, prefix: str) -> str:
+    """Return an enum's name, or its number if the sender knows names that we do not."""
+    try:
+        return str(names.Name(number)).removeprefix(prefix)
+    except ValueError:
+        return str(number)
 
 
 def _value(value: AnyValue) -> object:
