@@ -29,8 +29,8 @@ _ROWS = 2_000
 _SERIES = 20_000
 """How many rows, and how many series of metrics, are told apart; what comes later is left out."""
 _SAMPLES = 5
-_GROWTH = math.log(1.15)
-"""Each bucket of a distribution is 15 % wider than the one before it."""
+_GROWTH = math.log(1.05)
+"""Each bucket of a distribution is 5 % wider than the one before it."""
 _FRESH = 150.0
 """Seconds for which a gauge counts: two exports at the SDK's default of 60, and a bit."""
 _SPREAD = 20
@@ -170,9 +170,10 @@ class Queues:
     def add_point(self, point: Point) -> None:
         system = str(point.attributes.get(semconv.MESSAGING_SYSTEM, ""))
         key = self._key_of(point.metric, system) if system else ""
-        if key in ("depth", "workers"):
+        if key in (semconv.DEPTH.key, semconv.WORKERS.key):
             queue = str(point.attributes.get(semconv.MESSAGING_DESTINATION_NAME, ""))
-            said = self._gauges.setdefault((key, f"{system} {queue}".strip()), {})
+            of = f"{system} {queue}" if key == semconv.DEPTH.key else system
+            said = self._gauges.setdefault((key, of), {})
             said[_process(point)] = (point.time / 1e9, point.value)
         elif key:
             self._count(key, point)

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from otel_queue_bridge.view.store import Store, Trace
 
 _HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 _BURST = 0.25
 _STATUS = 1.0
 _SILENCE = 15.0
