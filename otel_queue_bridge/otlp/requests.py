@@ -84,6 +84,10 @@ class BadRequest(ValueError):  # noqa: N818 - HTTP's name for it
     """The text is the reason, in one sentence, without anything of the payload."""
 
 
+class TooLarge(BadRequest):
+    """What was sent, or what it inflates to, has more bytes than the limit."""
+
+
 def decode(
     path: str,
     body: bytes,
@@ -170,7 +174,7 @@ def _read(stream: BufferedIOBase, size: str, radix: int, limit: int) -> bytes:
     if count < 0:
         raise BadRequest("the length of the body is no number")
     if count > limit:
-        raise BadRequest("the body is too large")
+        raise TooLarge("the body is too large")
     data = stream.read(count)
     if len(data) < count:
         raise BadRequest("the body is cut off")
@@ -182,7 +186,7 @@ def decompress(data: bytes, encoding: str, limit: int = LIMIT) -> bytes:
     match encoding.strip().lower():
         case "identity" | "":
             if len(data) > limit:
-                raise BadRequest(_too_large(limit))
+                raise TooLarge(_too_large(limit))
             return data
         case "gzip" | "x-gzip":
             forms = [16 + zlib.MAX_WBITS]
@@ -202,7 +206,7 @@ def _inflate(data: bytes, form: int, limit: int) -> bytes:
         stream = zlib.decompressobj(form)
         content += stream.decompress(data, limit + 1 - len(content))
         if len(content) > limit:
-            raise BadRequest(_too_large(limit))
+            raise TooLarge(_too_large(limit))
         if not stream.eof:
             raise BadRequest("the compressed body is cut off")
         data = stream.unused_data.lstrip(b"\0")
