@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("send one web request through every queue and show its trace", "demo"),
+    "view": Command("receive your own traces and show them in the browser", "view"),
     "doctor": Command("find out why traces or metrics are missing, and what to do", ""),
 }
 

@@ -37,16 +37,16 @@ def trace_tree(spans: Sequence[Span]) -> Table:
         span, colour = row.span, colours[row.span.service]
         begin = min(axis.position(span.start), 1 - _SHORTEST)
         table.add_row(
-            Text.assemble((row.guide, "dim"), _printable(span.name)),
+            Text.assemble((row.guide, "dim"), printable(span.name)),
             Bar(1, begin, max(axis.position(span.end), begin + _SHORTEST), color=colour),
             duration(span.end - span.start),
-            Text(_printable(span.service), colour),
-            Text(_printable(", ".join(remarks(span))), "red" if span.status == "ERROR" else "dim"),
+            Text(printable(span.service), colour),
+            Text(printable(", ".join(remarks(span))), "red" if span.status == "ERROR" else "dim"),
         )
     return table
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     # A name from outside could hold control sequences for the terminal.
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text

@@ -16,6 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
         ExportMetricsServiceRequest,
@@ -204,7 +205,7 @@ def _points(metric: Metric, resource: Attributes, scope: str) -> Iterator[Point]
         )
 
 
-def to_otlp_json(request: ExportTraceServiceRequest) -> str:
+def to_otlp_json(request: Message, *, indent: int | None = 2) -> str:
     """Write a request as OTLP JSON; unlike in protobuf's JSON, its ids are hex."""
 
     def with_hex_ids(entry: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def to_otlp_json(request: ExportTraceServiceRequest) -> str:
         return entry
 
     text = MessageToJson(request, use_integers_for_enums=True)
-    return json.dumps(json.loads(text, object_hook=with_hex_ids), indent=2)
+    return json.dumps(json.loads(text, object_hook=with_hex_ids), indent=indent)
 
 
 def _attributes(pairs: Iterable[KeyValue]) -> Attributes:
