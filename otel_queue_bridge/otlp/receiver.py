@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from otel_queue_bridge.otlp.records import Point, Span, read_points, read_spans
 from otel_queue_bridge.otlp.requests import (
     PATHS,
+    PROTOBUF,
     BadRequest,
     answer_type,
     decode,
@@ -155,7 +156,7 @@ class Receiver:
             raise ConnectionAbortedError
         if path not in PATHS:
             return HTTPStatus.NOT_FOUND, b""
-        kind = headers.get("Content-Type", "")
+        kind = headers.get("Content-Type", PROTOBUF)
         try:
             content = decompress(body, headers.get("Content-Encoding", ""))
             request = decode(path, content, content_type=kind)
@@ -219,7 +220,7 @@ class _Connection(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        kind = self.headers.get("Content-Type", "")
+        kind = self.headers.get("Content-Type", PROTOBUF)
         try:
             body = read_body(self.rfile, self.headers)
         except BadRequest as error:
@@ -231,7 +232,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _respond(self, status: int, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", answer_type(self.headers.get("Content-Type", "")))
+        self.send_header("Content-Type", answer_type(self.headers.get("Content-Type", PROTOBUF)))
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")

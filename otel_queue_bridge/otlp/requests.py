@@ -219,7 +219,7 @@ def _too_large(limit: int) -> str:
 
 
 def _media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower() or PROTOBUF
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _from_json(message: type[Request], content: bytes) -> Request:
