@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 import threading
+import zlib
 from contextlib import closing
 from http.client import HTTPConnection, RemoteDisconnected
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.trace.v1.trace_pb2 import Status as StatusMessage
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -25,7 +27,7 @@ from otel_queue_bridge.otlp import Receiver, to_otlp_json
 from tests.servers import LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from opentelemetry.trace import Tracer
 
@@ -190,9 +192,73 @@ def test_raw_is_what_was_said_uncompressed(receiver: Receiver, tracer: Tracer) -
 def test_what_is_not_otlp_is_refused_and_remembered(
     receiver: Receiver, body: bytes, encoding: str
 ) -> None:
-    assert post(receiver, "/v1/traces", body, encoding) == (400, b"")
-    assert len(receiver.rejected) == 1
-    assert receiver.rejected[0].startswith("/v1/traces: ")
+    status, answer = post(receiver, "/v1/traces", body, encoding)
+    reason = StatusMessage.FromString(answer).message
+    assert status == 400
+    assert reason
+    assert receiver.rejected == [f"/v1/traces: {reason}"]
+
+
+@pytest.mark.parametrize(
+    ("compress", "encoding"),
+    [(bytes, "identity"), (gzip.compress, "gzip"), (zlib.compress, "deflate")],
+)
+def test_json_is_answered_with_json(
+    receiver: Receiver, compress: Callable[[bytes], bytes], encoding: str
+) -> None:
+    kind = "application/json; charset=utf-8"
+    span = b'{"traceId": "5b8efff798038103d269b633813fc60c", "name": "one"}'
+    body = b'{"resourceSpans": [{"scopeSpans": [{"spans": [%b]}]}]}' % span
+    headers = {"Content-Type": kind, "Content-Encoding": encoding}
+    with closing(HTTPConnection(*address(receiver), timeout=LIMIT)) as connection:
+        connection.request("POST", "/v1/traces", compress(body), headers)
+        response = connection.getresponse()
+        assert (response.status, json.load(response)) == (200, {})
+        assert response.headers["Content-Type"] == "application/json"
+        connection.request("POST", "/v1/traces", compress(body[1:]), headers)
+        response = connection.getresponse()
+        assert response.status == 400
+        assert json.load(response) == {"message": "the body is no JSON at character 15"}
+    assert [span.name for span in receiver.spans()] == ["one"]
+    assert receiver.spans()[0].trace_id == "5b8efff798038103d269b633813fc60c"
+    assert body in receiver.raw()
+
+
+def test_chunks_are_joined_as_compressing_exporters_send_them(
+    receiver: Receiver, tracer: Tracer
+) -> None:
+    with tracer.start_as_current_span("one"):
+        pass
+    body = gzip.compress(receiver.trace_request().SerializeToString())
+    chunks = [body[at : at + 40] for at in range(0, len(body), 40)]
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/x-protobuf"}
+    with closing(HTTPConnection(*address(receiver), timeout=LIMIT)) as connection:
+        for _ in range(2):
+            connection.request("POST", "/v1/traces", iter(chunks), headers, encode_chunked=True)
+            assert connection.getresponse().read() == b""
+    assert [span.name for span in receiver.spans()] == ["one"] * 3
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ("Content-Length: -1", "the length of the body is no number"),
+        ("Content-Length: 1e3", "the length of the body is no number"),
+        ("Content-Length: 99999999999", "the body is too large"),
+        ("Transfer-Encoding: gzip", "the transfer encoding is not chunked"),
+        ("Transfer-Encoding: chunked", "the length of the body is no number"),
+    ],
+)
+def test_a_body_without_a_sound_length_ends_the_connection(
+    receiver: Receiver, headers: str, reason: str
+) -> None:
+    request = f"POST /v1/logs HTTP/1.1\r\n{headers}\r\n\r\n\r\n"
+    with socket.create_connection(address(receiver), timeout=LIMIT) as connection:
+        connection.sendall(request.encode())
+        with connection.makefile("rb") as answer:
+            assert answer.readline().split()[1] == b"400"
+            assert reason.encode() in answer.read()
+    assert receiver.rejected == [f"/v1/logs: {reason}"]
 
 
 def test_what_is_not_http_is_remembered(receiver: Receiver) -> None:

@@ -107,7 +107,7 @@ def _saver(
 
 def _listen_for_grpc(server: Server, port: int, stack: ExitStack) -> None:
     try:
-        from otel_queue_bridge.otlp.grpc import GrpcServer  # type: ignore[import-not-found]  # noqa: PLC0415 - it needs h2
+        from otel_queue_bridge.otlp.grpc import GrpcServer  # noqa: PLC0415 - it needs h2
     except ModuleNotFoundError as missing:
         cure = f"pip install 'otel-queue-bridge[view]' brings {missing.name}, which it needs"
         server.origin = server.origin._replace(grpc_problem=f"There is no OTLP over gRPC: {cure}.")

@@ -5,55 +5,45 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import socket
 import threading
-import zlib
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
-    ExportLogsServiceRequest,
-    ExportLogsServiceResponse,
-)
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
 )
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from otel_queue_bridge.otlp.records import Point, Span, read_points, read_spans
+from otel_queue_bridge.otlp.requests import (
+    PATHS,
+    PROTOBUF,
+    BadRequest,
+    answer_type,
+    decode,
+    decompress,
+    encode,
+    read_body,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from email.message import Message
     from types import TracebackType
 
     from typing_extensions import Self
 
-Request: TypeAlias = (
-    ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
-)
-
-_SERVICES: dict[str, tuple[type[Request], bytes]] = {
-    "/v1/traces": (ExportTraceServiceRequest, ExportTraceServiceResponse().SerializeToString()),
-    "/v1/metrics": (
-        ExportMetricsServiceRequest,
-        ExportMetricsServiceResponse().SerializeToString(),
-    ),
-    "/v1/logs": (ExportLogsServiceRequest, ExportLogsServiceResponse().SerializeToString()),
-}
+    from otel_queue_bridge.otlp.requests import Request
 
 
 class Receiver:
-    """Accepts traces, metrics and logs over OTLP/HTTP (protobuf) while its `with` block lasts.
+    """Accepts traces, metrics and logs over OTLP/HTTP while its `with` block lasts.
 
     `respond` chooses a response's status code by the path of the request. Unless it is 200, only
     `raw` shows the request. With `hang`, requests are read and never answered: their connections
@@ -159,20 +149,20 @@ class Receiver:
                 )
             return list(self._spans)
 
-    def _answer(self, path: str, encoding: str, body: bytes) -> tuple[int, bytes]:
+    def _answer(self, path: str, headers: Message, body: bytes) -> tuple[int, bytes]:
         """Keep one request; return the status code and body of the response."""
         if self._hang:
             self._closed.wait()
             raise ConnectionAbortedError
-        if path not in _SERVICES:
+        if path not in PATHS:
             return HTTPStatus.NOT_FOUND, b""
-        message, response = _SERVICES[path]
+        kind = headers.get("Content-Type", PROTOBUF)
         try:
-            content = gzip.decompress(body) if encoding == "gzip" else body
-            request = message.FromString(content)
-        except (DecodeError, EOFError, OSError, zlib.error) as error:
+            content = decompress(body, headers.get("Content-Encoding", ""))
+            request = decode(path, content, content_type=kind)
+        except BadRequest as error:
             self._reject(f"{path}: {error}")
-            return HTTPStatus.BAD_REQUEST, b""
+            return HTTPStatus.BAD_REQUEST, refusal(str(error), kind)
         status = self._respond(path)
         with self._arrived:
             self._bodies.append(content)
@@ -186,7 +176,7 @@ class Receiver:
                         series = [point.resource, point.metric, point.attributes]
                         self._latest[json.dumps(series, sort_keys=True)] = point
             self._arrived.notify_all()
-        return status, response if status == HTTPStatus.OK else b""
+        return status, encode(path, kind) if status == HTTPStatus.OK else b""
 
     def _reject(self, reason: str) -> None:
         with self._arrived:
@@ -200,7 +190,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        answer: Callable[[str, str, bytes], tuple[int, bytes]],
+        answer: Callable[[str, Message, bytes], tuple[int, bytes]],
         reject: Callable[[str], None],
     ) -> None:
         self.answer = answer
@@ -230,14 +220,24 @@ class _Connection(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        encoding = self.headers.get("Content-Encoding", "identity")
-        status, response = self.server.answer(self.path, encoding, body)
+        kind = self.headers.get("Content-Type", PROTOBUF)
+        try:
+            body = read_body(self.rfile, self.headers)
+        except BadRequest as error:
+            self.server.reject(f"{self.path}: {error}")
+            self.close_connection = True  # what follows is no request
+            self._respond(HTTPStatus.BAD_REQUEST, refusal(str(error), kind))
+        else:
+            self._respond(*self.server.answer(self.path, self.headers, body))
+
+    def _respond(self, status: int, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/x-protobuf")
-        self.send_header("Content-Length", str(len(response)))
+        self.send_header("Content-Type", answer_type(self.headers.get("Content-Type", PROTOBUF)))
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(response)
+        self.wfile.write(body)
 
     def log_error(self, format: str, *args: object) -> None:  # noqa: A002 - the overridden name
         self.server.reject(format % args)

@@ -28,9 +28,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from email.message import Message
+    from io import BufferedIOBase
 
 Request: TypeAlias = (
     ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
@@ -72,12 +75,17 @@ GRPC_PATHS: Mapping[str, type[Request]] = MappingProxyType(
 """Likewise over gRPC."""
 _RESPONSES = {path: response for paths, _, response in _SERVICES for path in paths}
 
+_LINE = 2**12  # as long as a line between chunks may be
 _IDS = {"trace_id", "span_id", "parent_span_id"}
 _WITHOUT_IDS = {"AnyValue", "InstrumentationScope", "KeyValue", "Resource"}
 
 
 class BadRequest(ValueError):  # noqa: N818 - HTTP's name for it
     """The text is the reason, in one sentence, without anything of the payload."""
+
+
+class TooLarge(BadRequest):
+    """What was sent, or what it inflates to, has more bytes than the limit."""
 
 
 def decode(
@@ -112,9 +120,65 @@ def decode(
 def encode(path: str, content_type: str = PROTOBUF) -> bytes:
     """Return the response to a request that was accepted, in the same content type."""
     response = _RESPONSES[path]()
-    if _media_type(content_type) == JSON:
+    if answer_type(content_type) == JSON:
         return str(MessageToJson(response)).encode()
     return bytes(response.SerializeToString())
+
+
+def answer_type(content_type: str) -> str:
+    """Return the content type of the response to a request with this one."""
+    return JSON if _media_type(content_type) == JSON else PROTOBUF
+
+
+def refusal(reason: str, content_type: str = PROTOBUF) -> bytes:
+    """Return the response to a request that was refused: a `google.rpc.Status`."""
+    if answer_type(content_type) == JSON:
+        return json.dumps({"message": reason}).encode()
+    # A span's Status has its message where google.rpc's has it, which is in a package that we do
+    # not need otherwise.
+    return bytes(Status(message=reason).SerializeToString())
+
+
+def read_body(stream: BufferedIOBase, headers: Message, limit: int = LIMIT) -> bytes:
+    """Read the body of an HTTP/1.1 request, at most `limit` bytes.
+
+    Node's and Java's exporters send chunks when they compress. Raises `BadRequest`; the connection
+    must be closed then, for part of the body may be unread.
+    """
+    match headers.get("Transfer-Encoding", "identity").strip().lower():
+        case "identity":
+            return _read(stream, headers.get("Content-Length", "0"), 10, limit)
+        case "chunked":
+            body = bytearray()
+            while chunk := _read_chunk(stream, limit - len(body)):
+                body += chunk
+            while stream.readline(_LINE).strip():
+                """Trailers say nothing about telemetry."""
+            return bytes(body)
+    raise BadRequest("the transfer encoding is not chunked")
+
+
+def _read_chunk(stream: BufferedIOBase, limit: int) -> bytes:
+    size = stream.readline(_LINE).partition(b";")[0].decode("latin-1")
+    chunk = _read(stream, size, 16, limit)
+    if chunk and stream.readline(_LINE).strip():
+        raise BadRequest("a chunk of the body is longer than it says")
+    return chunk
+
+
+def _read(stream: BufferedIOBase, size: str, radix: int, limit: int) -> bytes:
+    try:
+        count = int(size, radix)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise BadRequest("the length of the body is no number")
+    if count > limit:
+        raise TooLarge("the body is too large")
+    data = stream.read(count)
+    if len(data) < count:
+        raise BadRequest("the body is cut off")
+    return data
 
 
 def decompress(data: bytes, encoding: str, limit: int = LIMIT) -> bytes:
@@ -122,7 +186,7 @@ def decompress(data: bytes, encoding: str, limit: int = LIMIT) -> bytes:
     match encoding.strip().lower():
         case "identity" | "":
             if len(data) > limit:
-                raise BadRequest(_too_large(limit))
+                raise TooLarge(_too_large(limit))
             return data
         case "gzip" | "x-gzip":
             forms = [16 + zlib.MAX_WBITS]
@@ -142,7 +206,7 @@ def _inflate(data: bytes, form: int, limit: int) -> bytes:
         stream = zlib.decompressobj(form)
         content += stream.decompress(data, limit + 1 - len(content))
         if len(content) > limit:
-            raise BadRequest(_too_large(limit))
+            raise TooLarge(_too_large(limit))
         if not stream.eof:
             raise BadRequest("the compressed body is cut off")
         data = stream.unused_data.lstrip(b"\0")
@@ -155,7 +219,7 @@ def _too_large(limit: int) -> str:
 
 
 def _media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower() or PROTOBUF
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _from_json(message: type[Request], content: bytes) -> Request:
