@@ -11,6 +11,7 @@ import time
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,22 @@ def test_the_demo_shows_one_trace_and_leaves_nothing_running(tmp_path: Path) -> 
     assert "numpy.compute" in story
     assert "http send" not in story
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "trace.json"]
+
+
+def test_a_kept_demo_serves_its_trace_until_it_is_interrupted(tmp_path: Path) -> None:
+    with demo(tmp_path, "--keep") as run:
+        assert run.process.stdout
+        said = next(line for line in run.process.stdout if "until Ctrl-C" in line)
+        address = next(word for word in said.split() if word.startswith("http://"))
+        connection = HTTPConnection(address.removeprefix("http://"), timeout=LIMIT)
+        connection.request("GET", "/api/traces?text=POST")
+        (row,) = json.loads(connection.getresponse().read())["traces"]
+        connection.close()
+        assert row["name"] == REQUEST.name
+        assert row["tasks"] == len(QUEUES)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end()[1] == ""
+        assert run.process.returncode == 0
 
 
 @needs_proc

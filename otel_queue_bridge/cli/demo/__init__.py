@@ -21,13 +21,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from rich.console import Console
 
 from otel_queue_bridge.cli import CommandError
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
 from otel_queue_bridge.cli.tree import trace_tree
 from otel_queue_bridge.cli.waterfall import waterfall
-from otel_queue_bridge.otlp import Receiver, to_otlp_json
+from otel_queue_bridge.otlp import read_spans, to_otlp_json
+from otel_queue_bridge.view import Queues, Server, Store
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -203,6 +205,9 @@ def arguments(parser: ArgumentParser) -> None:
         "--json", type=_writable, metavar="FILE", help="write the trace as OTLP JSON, too"
     )
     parser.add_argument(
+        "--keep", action="store_true", help="serve the trace, as `view` does, until Ctrl-C"
+    )
+    parser.add_argument(
         "--port",
         type=_port,
         default=0,
@@ -228,19 +233,10 @@ def run(options: Namespace) -> int:
         demo.say(
             "skip", name, f"needs Python {needed} or newer, this is {platform.python_version()}"
         )
-    with TemporaryDirectory(prefix="otel-queue-bridge-") as folder, Receiver() as receiver:
-        spans = demo.trace(receiver, folder, options.port)
-        request = receiver.trace_request()
-    console.print(trace_tree(spans))
-    written = {options.html: waterfall(spans)}
-    if options.json:
-        written[options.json] = to_otlp_json(request)
-    for path, text in written.items():
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise CommandError(f"cannot write {path}: {error.strerror}") from error
-        demo.say("wrote", str(path))
+    with Server(Store(Queues()), port=0) as server:
+        with TemporaryDirectory(prefix="otel-queue-bridge-") as folder:
+            spans = demo.trace(server, folder, options.port)
+        demo.show(spans, server, options)
     return 0
 
 
@@ -258,7 +254,24 @@ class Demo:
         overflow: OverflowMethod = "ellipsis" if event == "start" else "ignore"
         self._console.print(line, markup=False, no_wrap=True, overflow=overflow, crop=False)
 
-    def trace(self, receiver: Receiver, folder: str, port: int) -> list[Span]:
+    def show(self, spans: Sequence[Span], server: Server, options: Namespace) -> None:
+        """Draw the trace wherever the user wants it."""
+        self._console.print(trace_tree(spans))
+        written = {options.html: waterfall(spans)}
+        if options.json:
+            written[options.json] = to_otlp_json(_requests(server.store))
+        for path, text in written.items():
+            try:
+                path.write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise CommandError(f"cannot write {path}: {error.strerror}") from error
+            self.say("wrote", str(path))
+        if options.keep:
+            self.say("open", server.origin.http, "until Ctrl-C")
+            with suppress(KeyboardInterrupt):
+                signal.pause()
+
+    def trace(self, server: Server, folder: str, port: int) -> list[Span]:
         """Start all participants, send the request, and return its trace once complete.
 
         If that fails, show the spans and the logs, and raise `CommandError` with the reason.
@@ -266,7 +279,7 @@ class Demo:
         environment = clean_environment(
             {
                 "TMPDIR": folder,
-                "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+                "OTEL_EXPORTER_OTLP_ENDPOINT": server.origin.http,
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
                 "OTEL_TRACES_EXPORTER": "otlp",
                 "OTEL_METRICS_EXPORTER": "otlp",
@@ -302,31 +315,45 @@ class Demo:
                     until_ready(process)
                 self.say("send", REQUEST.name, web.address)
                 send_order(web.address)
-                return self.complete(receiver, processes)
+                return self.complete(server.store, processes)
             except CommandError:
-                self._console.print(trace_tree(receiver.spans()))
+                self._console.print(trace_tree(_spans(server.store)))
                 for process in processes:
                     self._console.print(process.tail(), markup=False, soft_wrap=True)
                 raise
 
-    def complete(self, receiver: Receiver, processes: Sequence[Process]) -> list[Span]:
+    def complete(self, store: Store, processes: Sequence[Process]) -> list[Span]:
         """Wait until the chains of all queues are there, and return the spans."""
 
-        def missing(spans: Sequence[Span]) -> str:
+        def missing() -> str:
+            spans = _spans(store)
             return next(filter(None, (queue.missing(spans) for queue in self._queues)), "")
 
         deadline = time.monotonic() + _TRACE_LIMIT
-        while reason := missing(receiver.spans()):
+        while reason := missing():
             for process in processes:
                 if process.ended:
                     raise CommandError(f"{process.participant.name} ended early: {reason}")
             if time.monotonic() > deadline:
                 raise CommandError(f"the trace is incomplete after {_TRACE_LIMIT:g} s: {reason}")
-            with suppress(TimeoutError):  # it is time to check the processes
-                receiver.wait_for(lambda spans: not missing(spans), timeout=0.5)
-        spans = [span for span in receiver.spans() if not is_noise(span)]
+            with store.changed:
+                store.changed.wait(0.5)  # then it is time to check the processes
+        spans = [span for span in _spans(store) if not is_noise(span)]
         self.say("done", "one trace", f"{len(spans)} spans")
         return spans
+
+
+def _requests(store: Store) -> ExportTraceServiceRequest:
+    """Return all spans as one request, as a collector would pass them on."""
+    rows, _ = store.rows(lambda *_: True, limit=store.limit)
+    merged = ExportTraceServiceRequest()
+    for row in rows:
+        merged.MergeFrom(store.request(row["trace_id"]))
+    return merged
+
+
+def _spans(store: Store) -> list[Span]:
+    return list(read_spans(_requests(store)))
 
 
 def is_noise(span: Span) -> bool:
