@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-rq2.0 test-rq2 check newest bench
+.PHONY: demo test test-lowest test-rq2.0 test-rq2 check newest bench bench-view
 
 BIN := .venv/bin
 
@@ -57,6 +57,9 @@ newest: .venv/installed-test
 # ARGS=--instructions counts instructions, too; that needs valgrind and takes minutes.
 bench: .venv/installed-test
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-view: .venv/installed-test
+	@$(BIN)/python -m benchmarks.view
 
 # Upgrade pip: the one in Python 3.10 and 3.11 takes minutes to find packages that fit together.
 $(MADE):
