@@ -257,6 +257,14 @@ def _is_option(variable: str) -> bool:
     return name in OPTIONS and variable == VARIABLE + name.upper()
 
 
+def unknown_queue(queue: str, known: Iterable[str], place: str) -> str:
+    """Say that `place` names a queue that does not exist, and which one may be meant."""
+    allowed = sorted(known)
+    near = get_close_matches(queue, allowed, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{place} names {queue!r}: {meant}allowed are {', '.join(allowed)}"
+
+
 def switched_on(variable: str, environment: Mapping[str, str] = os.environ) -> bool | None:
     """Read a library's own switch: None if it is not set, ConfigError if its word is unknown."""
     value = environment.get(variable, "")

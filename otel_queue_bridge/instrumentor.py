@@ -21,11 +21,13 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from otel_queue_bridge import versions
 from otel_queue_bridge.bridge import Bridge
 from otel_queue_bridge.config import (
+    VARIABLE,
     ConfigError,
     FileOptions,
     holds,
     load,
     switched_on,
+    unknown_queue,
     unknown_variables,
 )
 
@@ -53,7 +55,7 @@ _lock = threading.RLock()
 """Held by whoever switches anything on or off."""
 
 _warned: set[str] = set()
-"""Misspelt variables that have had their warning, and queues of untested versions."""
+"""What has been said: of misspelt variables, bad options and queues of untested versions."""
 
 
 def _start_over() -> None:
@@ -106,7 +108,7 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             except ConfigError as error:
                 if not loaded:
                     raise
-                _logger.error("%s is not instrumented: %s", self.queue, error)  # noqa: TRY400 - a user's slip, no defect
+                _report(self.queue, error)
 
     def uninstrument(self, **kwargs: Any) -> None:
         with _lock:
@@ -203,6 +205,15 @@ def _replace(rival: str, queue: str) -> None:
 
 def _shown(built_in: BuiltIn | None) -> str:
     return f"its own telemetry ({built_in.variable})" if built_in else ""
+
+
+def _report(queue: str, error: ConfigError) -> None:
+    """Say once what is wrong: a bad option concerns every queue alike."""
+    what = str(error)
+    if what not in _warned:
+        _warned.add(what)
+        who = "no queue is" if VARIABLE in what else f"{queue} is not"
+        _logger.error("%s instrumented: %s", who, what)
 
 
 def _warn_of_unknown_variables() -> None:
@@ -303,8 +314,7 @@ def _check(queues: Iterable[str], place: str) -> None:
     known = adapters()
     for queue in queues:
         if queue not in known:
-            message = f"{place} names {queue!r}: allowed are {', '.join(sorted(known))}"
-            raise ConfigError(message)
+            raise ConfigError(unknown_queue(queue, known, place))
 
 
 @contextlib.contextmanager

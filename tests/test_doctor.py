@@ -44,7 +44,7 @@ class Report:
 
     @property
     def findings(self):
-        return json.loads(self.output)
+        return json.loads(self.output)["findings"]
 
     @property
     def remarks(self):

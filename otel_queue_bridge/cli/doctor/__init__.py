@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from otel_queue_bridge.cli.doctor import (
     broker,
     export,
+    frameworks,
     loading,
     options,
     patched,
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterable, Iterator
 
+SCHEMA_VERSION = 1
+"""Of what `--json` prints; it grows when a field changes its meaning or goes."""
 _SHORTEST = 8
 """A header's value is hidden everywhere if it has this length; shorter ones may be plain words."""
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
+    parser.add_argument("--json", action="store_true", help="print all findings as JSON")
+    parser.add_argument("--verbose", action="store_true", help="show what is fine, too")
     parser.add_argument("--probe", action="store_true", help="send one span to the collector")
     parser.add_argument(
         "--broker",
@@ -48,6 +53,7 @@ def run(chosen: Namespace) -> int:
     checks = {
         "versions": versions.findings(found),
         "loading": loading.findings(environment, found, config),
+        "web frameworks": frameworks.findings(environment),
         "patched now": patched.findings(environment, found, config),
         "options": options.findings(os.environ, config),
         "export": export.findings(environment, send_span=chosen.probe),
@@ -62,30 +68,34 @@ def run(chosen: Namespace) -> int:
         check: [_masked(finding, secrets) for finding in _contained(findings)]
         for check, findings in checks.items()
     }
-    sys.stdout.write(as_json(report) if chosen.json else as_text(report))
+    sys.stdout.write(as_json(report) if chosen.json else as_text(report, all_of_it=chosen.verbose))
     return int(any(finding.level == "problem" for found in report.values() for finding in found))
 
 
 def as_json(report: dict[str, list[Finding]]) -> str:
-    """Write the findings as one list."""
+    """Write all findings, in the order of the checks."""
     entries = [
         {"check": check, **finding._asdict()}
         for check, findings in report.items()
         for finding in findings
     ]
-    return json.dumps(entries, indent=2) + "\n"
+    return json.dumps({"schema_version": SCHEMA_VERSION, "findings": entries}, indent=2) + "\n"
 
 
-def as_text(report: dict[str, list[Finding]]) -> str:
-    """Write the findings by check, each with its advice, and then their totals."""
-    lines: list[str] = []
-    for check, findings in report.items():
-        lines += ["", check] if lines else [check]
-        for finding in findings:
-            lines.append(f"  {finding.level:8} {finding.message}")
-            lines += [f"           > {finding.advice}"] if finding.advice else []
-    levels = [finding.level for findings in report.values() for finding in findings]
-    lines += ["", f"problems: {levels.count('problem')}, warnings: {levels.count('warning')}"]
+def as_text(report: dict[str, list[Finding]], *, all_of_it: bool = False) -> str:
+    """Write what is wrong, worst first and with its advice; what is fine only if all is wanted."""
+    found = [(check, finding) for check, findings in report.items() for finding in findings]
+    counted = Counter(finding.level for _, finding in found)
+    lines = []
+    for level in ("problem", "warning", "ok") if all_of_it else ("problem", "warning"):
+        for check, finding in found:
+            if finding.level == level:
+                lines.append(f"{level:8} {check}: {finding.message}")
+                lines += [f"         > {finding.advice}"] if finding.advice else []
+    lines += [""] if lines else []
+    lines.append(f"problems: {counted['problem']}, warnings: {counted['warning']}")
+    if not all_of_it:
+        lines[-1] += f"; fine: {counted['ok']}, shown by --verbose"
     return "".join(f"{_printable(line)}\n" for line in lines)
 
 

@@ -40,7 +40,8 @@ def broker_url(text: str) -> SplitResult:
     if not valid:
         schemes = " or ".join(f"{scheme}://" for scheme in _PORTS)
         raise ArgumentTypeError(
-            f"not a URL SCHEME://USER:PASSWORD@HOST:PORT/NAME that begins with {schemes}"
+            f"not a URL SCHEME://HOST:PORT/NAME that begins with {schemes};"
+            " before the host there may be USER:PASSWORD@"
         )
     return url
 

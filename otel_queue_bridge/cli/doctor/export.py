@@ -30,6 +30,7 @@ _PACKAGES = {
 _SIGNALS = ("traces", "metrics", "logs")
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 CONNECT_LIMIT = 1.0
 """Seconds allowed to connect."""
 
@@ -67,6 +68,7 @@ def findings(environment: Mapping[str, str], *, send_span: bool) -> Iterator[Fin
             exports.setdefault(export, []).append(signal)
         if not chosen and signal != "logs":
             yield _silent(signal, environment)
+    yield _service(environment)
     destinations: dict[Destination, list[str]] = {}
     for export, signals in exports.items():
         if export.missing:
@@ -201,7 +203,7 @@ def _examined(destination: Destination, signals: list[str]) -> Iterator[Finding]
     if exporter == HTTP:
         yield from _path(variable, url, signals)
     yield from _port(destination, url)
-    yield _connection(url, port, signals)
+    yield _connection(exporter, url, port, signals)
 
 
 def _path(variable: str, url: SplitResult, signals: list[str]) -> Iterator[Finding]:
@@ -239,7 +241,7 @@ def _port(destination: Destination, url: SplitResult) -> Iterator[Finding]:
     )
 
 
-def _connection(url: SplitResult, port: int, signals: list[str]) -> Finding:
+def _connection(exporter: str, url: SplitResult, port: int, signals: list[str]) -> Finding:
     host = url.hostname or "localhost"
     place = f"{host}:{port}"
     who = _listed(signals)
@@ -251,11 +253,36 @@ def _connection(url: SplitResult, port: int, signals: list[str]) -> Finding:
     except OSError as error:
         return problem(
             f"{who} go to {place}, but nothing answers there: {error.strerror or error}",
-            "start a collector there, or name another by OTEL_EXPORTER_OTLP_ENDPOINT",
+            f"{_start(exporter, host, port)}, or name a collector by OTEL_EXPORTER_OTLP_ENDPOINT",
             host=host,
             port=port,
         )
     return ok(f"{who} go to {place}, which accepts connections", host=host, port=port)
+
+
+def _start(exporter: str, host: str, port: int) -> str:
+    if host not in _LOOPBACK:
+        return "start a collector there"
+    option = "--port" if exporter == HTTP else "--grpc-port"
+    shown = "" if port == _PORTS[exporter] else f" {option} {port}"
+    return f"to see your traces right here: otel-queue-bridge view{shown}"
+
+
+def _service(environment: Mapping[str, str]) -> Finding:
+    advice = (
+        "export OTEL_SERVICE_NAME=shop-web where the web app starts, and OTEL_SERVICE_NAME="
+        "shop-worker where the worker does"
+    )
+    name = environment.get("OTEL_SERVICE_NAME", "").strip()
+    for pair in environment.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, _, value = pair.partition("=")
+        name = name or (value.strip() if key.strip() == "service.name" else "")
+    if not name:
+        return warning(
+            "OTEL_SERVICE_NAME is not set: nobody can tell the web app's spans from the worker's",
+            advice,
+        )
+    return ok(f"the service is {name}; every role needs its own name")
 
 
 def _declarative(file: str) -> Finding:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
+from difflib import get_close_matches
 from importlib.metadata import distributions, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from otel_queue_bridge.cli.doctor.findings import ok, problem, warning
 from otel_queue_bridge.cli.doctor.versions import installed
-from otel_queue_bridge.config import ConfigError, holds, switched_on
+from otel_queue_bridge.config import ConfigError, holds, switched_on, unknown_queue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,9 +77,10 @@ def findings(
     known = [library.queue for library in libraries]
     for queue in config.queues or ():
         if queue not in known:
+            origin = config.origin["queues"]
+            near = get_close_matches(queue, known, n=1) or known
             yield problem(
-                f"{config.origin['queues']} names {queue!r}, and there is no such queue",
-                f"choose from {', '.join(known)}",
+                unknown_queue(queue, known, origin), f"name {' or '.join(near)} in {origin}"
             )
     for distribution, message, advice in _NEIGHBOURS:
         if found := installed(distribution):
