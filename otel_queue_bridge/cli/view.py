@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import webbrowser
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,12 +69,11 @@ def run(options: argparse.Namespace) -> int:
         kept = {"kept": _saver(Saver, options.save, stack)} if options.save else {}
         shown = str(options.file) if options.file else None
         try:
-            server = Server(store, port=options.port, file=shown, **kept)
+            server = stack.enter_context(Server(store, port=options.port, file=shown, **kept))
         except OSError as error:
             raise CommandError(_taken(options.port, "--port", error)) from None
         if not options.file:
             _listen_for_grpc(server, options.grpc_port, stack)
-        stack.enter_context(server)
         _say(server, opened=options.open)
         if options.terminal:
             from otel_queue_bridge.cli.live import show  # noqa: PLC0415 - likewise
@@ -146,8 +145,10 @@ def _taken(port: int, option: str, error: OSError) -> str:
 
 def _holder(port: int) -> str:
     """Say what listens on a port, as far as that can be known."""
-    with suppress(OSError, HTTPException, ValueError):
-        connection = HTTPConnection("127.0.0.1", port, timeout=1)
+    with (
+        suppress(OSError, HTTPException, ValueError),
+        closing(HTTPConnection("127.0.0.1", port, timeout=1)) as connection,
+    ):
         connection.request("GET", "/api/status")
         if "rejected" in json.loads(connection.getresponse().read()):
             return "another `otel-queue-bridge view`"

@@ -140,10 +140,11 @@ class Filter:
     def __init__(self, query: str) -> None:
         asked = parse_qsl(query, max_num_fields=20)
         self._asked = {name: value for name, value in asked if value}
-        unknown = self._asked.keys() - _FILTERS
-        if unknown or len(asked) > len(dict(asked)):
-            allowed = ", ".join(sorted(_FILTERS))
-            raise ValueError(f"each of {allowed} may be given once, and nothing else")
+        allowed = f"there are {', '.join(sorted(_FILTERS))}"
+        for name in self._asked.keys() - _FILTERS:
+            raise ValueError(f"there is no filter {name}: {allowed}")
+        if len(asked) > len(dict(asked)):
+            raise ValueError(f"each of the filters may be given once: {allowed}")
         self.limit = min(self._number("limit", _ROWS), _MOST_ROWS)
         self._least = self._number("min_ms", 0)
         self.after = self._number("after", -1)
