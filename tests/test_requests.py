@@ -349,6 +349,11 @@ def test_a_bomb_is_not_inflated(encoding):
         tracemalloc.stop()
 
 
+def test_a_body_of_countless_parts_is_refused_early():
+    with pytest.raises(BadRequest, match="too many parts"):
+        decode(TRACES, gzip.compress(b"") * 2**18, encoding="gzip")
+
+
 @pytest.mark.parametrize(
     ("path", "options", "reason"),
     [
