@@ -58,6 +58,7 @@ HEADERS = [
     ("grpc-timeout", "10S"),
 ]
 MIB = 2**20
+RST_STREAM = 3  # the type of frame
 
 
 class Intake:
@@ -109,6 +110,9 @@ class Client:
         self.http.initiate_connection()
         self.events: list[Event] = []
         self.ended = False
+        self.frames: list[int] = []
+        """The types of the frames that arrived; h2 tells nothing of some."""
+        self._raw = bytearray()
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +136,10 @@ class Client:
     def receive(self) -> None:
         data = self.socket.recv(2**16)
         self.ended = not data
+        self._raw += data
+        while len(self._raw) >= 9 + (length := int.from_bytes(self._raw[:3], "big")):
+            self.frames.append(self._raw[3])
+            del self._raw[: 9 + length]
         self.events += self.http.receive_data(data)
         self.send()
 
@@ -322,7 +330,7 @@ def test_the_message_and_the_end_in_frames_of_their_own(intake, client):
     assert intake.names() == ["one"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, database=None)
 @given(st.lists(st.integers(0, 60), max_size=6), st.booleans(), st.booleans())
 def test_a_message_split_anywhere(cuts, compressed, ends_empty):
     body = message(gzip.compress(traces()) if compressed else traces(), compressed=compressed)
@@ -356,18 +364,28 @@ def test_large_headers_continue_in_frames_of_their_own(intake, client):
 
 
 def test_padding_counts_towards_the_window(intake, client):
-    for _ in range(40):  # more than the window, all in all
-        stream = client.begin()
-        body = message(traces("x" * 16000))
-        for part in (body[:9000], body[9000:]):
-            length = len(part) + 256
-            while client.http.local_flow_control_window(stream) < length:
-                client.receive()
-            client.http.send_data(stream, part, pad_length=255)
-        client.http.end_stream(stream)
+    stream = client.begin()
+    body = message(traces("x" * 42_000))
+    for at in range(0, len(body), 10):  # so there is more padding than fits into the window
+        while client.http.local_flow_control_window(stream) < 266:
+            client.receive()
+        end = at + 10 >= len(body)
+        client.http.send_data(stream, body[at : at + 10], pad_length=255, end_stream=end)
         client.send()
-        assert client.status(stream) == (0, "")
-    assert len(intake.names()) == 40
+    assert client.status(stream) == (0, "")
+
+
+def test_refused_calls_give_their_window_back(intake, client):
+    headers = [*HEADERS[:2], (":path", "/of.tomorrow/Export"), *HEADERS[3:]]
+    for _ in range(2 * MIB // 16384):
+        stream = client.http.get_next_available_stream_id()
+        client.http.send_headers(stream, headers)
+        while client.http.local_flow_control_window(stream) < 16384:
+            client.receive()
+        client.http.send_data(stream, bytes(16384), end_stream=True)
+        client.send()  # all in one piece
+        assert client.status(stream) == (12, "there is no such method")
+    assert RST_STREAM not in client.frames  # for there was nothing left to stop
 
 
 def test_a_ping_is_answered(client):
@@ -498,7 +516,8 @@ def test_answers_wait_for_the_client_s_window(intake):
 # The ends of connections.
 
 
-def test_closing_says_goodbye_and_leaves_no_thread():
+def test_closing_says_goodbye_and_leaves_no_thread(monkeypatch):
+    monkeypatch.setattr("otel_queue_bridge.otlp.grpc._PATIENCE", 3600.0)
     before = set(threading.enumerate())
     with Intake() as intake:
         client = Client(intake.port)
@@ -513,6 +532,26 @@ def test_closing_says_goodbye_and_leaves_no_thread():
     with GrpcServer(print, print, port=port) as again:
         assert again.port == port
     assert intake.rejected == []
+
+
+def test_closing_does_not_wait_for_a_client_that_goes_on():
+    of_tomorrow = b"\0\0\0\xbb\0\0\0\0\0"  # a frame that has no answer
+
+    def chatter():
+        with suppress(OSError):
+            while True:
+                client.socket.sendall(of_tomorrow * 100)
+
+    chatting = threading.Thread(target=chatter)
+    with Intake() as intake:
+        client = Client(intake.port)
+        client.http.ping(b"01234567")
+        client.send()
+        client.until(PingAckReceived)
+        chatting.start()
+    chatting.join(LIMIT)
+    client.socket.close()
+    assert not chatting.is_alive()
 
 
 def test_a_port_that_is_taken_is_an_oserror(intake):
@@ -565,7 +604,7 @@ def frames() -> bytes:
     return http.data_to_send()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, database=None)
 @given(st.integers(0, len(frames())), st.integers(0, 20), st.binary(max_size=20))
 def test_frames_with_anything_wrong_break_no_thread(at, removed, added):
     sent = frames()

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 from google.protobuf.json_format import MessageToDict
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -46,6 +46,8 @@ TRACES, METRICS, LOGS = "/v1/traces", "/v1/metrics", "/v1/logs"
 SMALL = ExportTraceServiceRequest(
     resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=[Span(name="one" * 100)])])]
 )
+# The machine may be busy: no example is too slow.
+PATIENT = settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 numbers = st.integers(-(2**63), 2**63 - 1)
@@ -174,6 +176,7 @@ def as_json(request, *, enum_names=False, numbers=False) -> bytes:
     return json.dumps(walk(MessageToDict(request, use_integers_for_enums=not enum_names))).encode()
 
 
+@PATIENT
 @given(exported, st.booleans(), st.booleans())
 def test_json_says_the_same_as_protobuf(sent, enum_names, numbers):
     path, request = sent
@@ -238,6 +241,7 @@ def read_all(request):
     return list(readers[type(request)](request))
 
 
+@PATIENT
 @given(damaged())
 def test_whatever_arrives_is_decoded_and_readable_or_bad(request_):
     path, body, kind, encoding = request_
@@ -248,6 +252,7 @@ def test_whatever_arrives_is_decoded_and_readable_or_bad(request_):
     read_all(request)
 
 
+@PATIENT
 @given(trees)
 def test_json_of_another_shape_is_bad_at_worst(tree):
     with suppress(BadRequest):
@@ -342,6 +347,11 @@ def test_a_bomb_is_not_inflated(encoding):
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
         tracemalloc.stop()
+
+
+def test_a_body_of_countless_parts_is_refused_early():
+    with pytest.raises(BadRequest, match="too many parts"):
+        decode(TRACES, gzip.compress(b"") * 2**18, encoding="gzip")
 
 
 @pytest.mark.parametrize(

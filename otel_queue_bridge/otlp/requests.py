@@ -75,6 +75,7 @@ GRPC_PATHS: Mapping[str, type[Request]] = MappingProxyType(
 """Likewise over gRPC."""
 _RESPONSES = {path: response for paths, _, response in _SERVICES for path in paths}
 
+_MEMBERS = 100  # gzip may have several; every one costs a copy of the rest
 _LINE = 2**12  # as long as a line between chunks may be
 _IDS = {"trace_id", "span_id", "parent_span_id"}
 _WITHOUT_IDS = {"AnyValue", "InstrumentationScope", "KeyValue", "Resource"}
@@ -202,7 +203,7 @@ def decompress(data: bytes, encoding: str, limit: int = LIMIT) -> bytes:
 
 def _inflate(data: bytes, form: int, limit: int) -> bytes:
     content = bytearray()
-    while True:  # gzip may have several members
+    for _ in range(_MEMBERS):
         stream = zlib.decompressobj(form)
         content += stream.decompress(data, limit + 1 - len(content))
         if len(content) > limit:
@@ -212,6 +213,7 @@ def _inflate(data: bytes, form: int, limit: int) -> bytes:
         data = stream.unused_data.lstrip(b"\0")
         if not data:
             return bytes(content)
+    raise BadRequest("the compressed body has too many parts")
 
 
 def _too_large(limit: int) -> str:
