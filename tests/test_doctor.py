@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,16 +12,24 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, version
 from importlib.util import find_spec
 from pathlib import Path
 from socket import create_server
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
 from otel_queue_bridge.cli import masking
-from otel_queue_bridge.cli.doctor import broker, probe, tracing
+from otel_queue_bridge.cli.doctor import (
+    SCHEMA_VERSION,
+    broker,
+    export,
+    frameworks,
+    probe,
+    tracing,
+)
 from otel_queue_bridge.config import OPTIONS, VARIABLE
 from otel_queue_bridge.otlp import Receiver
 from otel_queue_bridge.versions import ALLOW
@@ -91,6 +100,7 @@ def healthy(collector):
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
         "OTEL_EXPORTER_OTLP_HEADERS": "x-scope-orgid=default",  # a word that is no secret
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery",
+        "OTEL_SERVICE_NAME": "shop-worker",
         "OTEL_TRACES_SAMPLER": "",  # as good as unset
     }
 
@@ -105,7 +115,7 @@ def test_nothing_is_found_where_nothing_is_wrong(healthy):
     assert (report.code, report.remarks, report.errors) == (0, [], "")
     checks = list(dict.fromkeys(finding["check"] for finding in report.findings))
     assert checks == [
-        *("versions", "loading", "patched now", "options", "export", "forks"),
+        *("versions", "loading", "web frameworks", "patched now", "options", "export", "forks"),
         *("propagation", "sampling", "privacy", "broker"),
     ]
     assert all(
@@ -178,6 +188,17 @@ MISTAKES = {
         (
             *("loading", "warning", "celery is switched off"),
             "unset OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+        ),
+    ),
+    "no name of the service": (
+        {"OTEL_SERVICE_NAME": None},
+        ("export", "warning", "OTEL_SERVICE_NAME is not set", "OTEL_SERVICE_NAME=shop-worker"),
+    ),
+    "misspelt queue": (
+        {"OTEL_PYTHON_QUEUE_BRIDGE_QUEUES": "celery,dramatik"},
+        (
+            *("loading", "problem", "QUEUES names 'dramatik': did you mean dramatiq?"),
+            "name dramatiq in OTEL_PYTHON_QUEUE_BRIDGE_QUEUES",
         ),
     ),
     "all disabled": (
@@ -305,7 +326,12 @@ def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected, tmp_
     )  # other tests need the exporter; here it is seen without its parts
     without_grpc.add("opentelemetry-exporter-otlp-proto-grpc", version("opentelemetry-sdk"))
     report = run("--json", environment=healthy | without_grpc.environment | changes)
-    others = ("dramatiq is ", "fastworker is ", "rq is ")  # what befalls them all is told of each
+    others = (
+        "dramatiq is ",
+        "fastworker is ",
+        "rq is ",
+        "FastAPI is ",
+    )  # what befalls them all is told of each
     findings = [one for one in report.remarks if not one["message"].startswith(others)]
     assert len(findings) == 1, report.remarks
     (finding,) = findings
@@ -378,11 +404,15 @@ def test_the_text_has_what_to_do_below_what_is_wrong(healthy):
     changes = {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "none"}
     report = run(environment=healthy | changes)
     assert report.code == 1
-    lines = report.output.splitlines()
-    wrong = lines.index("  problem  OTEL_SDK_DISABLED=true: nothing is recorded")
-    assert lines[wrong - 1] == "sampling"
-    assert lines[wrong + 1].split() == [">", "unset", "OTEL_SDK_DISABLED"]
-    assert lines[-1] == "problems: 1, warnings: 1"
+    first, advice, second, _, _, last = report.output.splitlines()
+    assert first == "problem  sampling: OTEL_SDK_DISABLED=true: nothing is recorded"
+    assert advice.split() == [">", "unset", "OTEL_SDK_DISABLED"]
+    assert second.startswith("warning  export: OTEL_TRACES_EXPORTER=none")
+    assert re.fullmatch(r"problems: 1, warnings: 1; fine: \d+, shown by --verbose", last)
+    verbose = run("--verbose", environment=healthy | changes).output
+    assert verbose.startswith(f"{first}\n{advice}\n{second}\n")
+    assert "\nok       export: the service is shop-worker" in verbose
+    assert verbose.endswith("\nproblems: 1, warnings: 1\n")
 
 
 # An unknown propagator breaks the import of OpenTelemetry, and of `otel_queue_bridge` with it.
@@ -394,6 +424,69 @@ def test_an_unknown_propagator_is_found():
     assert "export OTEL_PROPAGATORS=tracecontext,baggage" in unknown.advice
     (xray,) = tracing.propagation({"OTEL_PROPAGATORS": "tracecontext,xray"})
     assert xray.advice == "pip install opentelemetry-propagator-aws-xray"
+
+
+def test_json_says_which_form_it_has(healthy):
+    document = json.loads(run("--json", environment=healthy).output)
+    assert document.keys() == {"schema_version", "findings"}
+    assert document["schema_version"] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize(
+    ("framework", "name"), [("Django", "django"), ("Flask", "flask"), ("Starlette", "starlette")]
+)
+def test_a_web_framework_without_its_instrumentation_is_found(monkeypatch, framework, name):
+    def remarks(*instrumentors, **environment):
+        points = [EntryPoint(one, "x:y", "opentelemetry_instrumentor") for one in instrumentors]
+        monkeypatch.setattr(frameworks, "entry_points", lambda **_: points)
+        return [one for one in frameworks.findings(environment) if one.level != "ok"]
+
+    monkeypatch.setattr(frameworks, "installed", lambda one: "1.0" if one == framework else "")
+    (missing,) = remarks("fastapi")
+    assert f"{framework} is installed, but its instrumentation is not" in missing.message
+    assert missing.advice == f"pip install opentelemetry-instrumentation-{name}"
+    assert remarks(name) == []
+    (off,) = remarks(name, OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=f"x,{name}")
+    assert f"{framework} is switched off" in off.message
+
+
+def test_starlette_is_a_part_of_fastapi(monkeypatch):
+    monkeypatch.setattr(frameworks, "entry_points", lambda **_: [])
+    monkeypatch.setattr(frameworks, "installed", lambda one: "1.0" * one.startswith(("F", "S")))
+    assert [one.message.split()[0] for one in frameworks.findings({})] == ["FastAPI", "Flask"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"OTEL_SERVICE_NAME": None, "OTEL_RESOURCE_ATTRIBUTES": "a=b,service.name=x"},
+        {"OTEL_SERVICE_NAME": "x"},
+    ],
+)
+def test_a_service_with_a_name_is_fine(healthy, changes):
+    assert run("--json", environment=healthy | changes).remarks == []
+
+
+@pytest.mark.parametrize(
+    ("exporter", "host", "port", "line"),
+    [
+        (export.HTTP, "localhost", 4318, "otel-queue-bridge view,"),
+        (export.HTTP, "127.0.0.1", 9, "otel-queue-bridge view --port 9,"),
+        (export.GRPC, "localhost", 4317, "otel-queue-bridge view,"),
+        (export.GRPC, "localhost", 9, "otel-queue-bridge view --grpc-port 9,"),
+        (export.HTTP, "192.0.2.1", 4318, "start a collector there,"),
+    ],
+)
+def test_where_nothing_listens_view_is_named_if_it_can_listen_there(
+    monkeypatch, exporter, host, port, line
+):
+    def refuse(*_):
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(export.socket, "create_connection", refuse)
+    finding = export.connection(exporter, urlsplit(f"http://{host}:{port}"), port, ["traces"])
+    assert finding.level == "problem"
+    assert line in finding.advice
 
 
 def test_an_unknown_propagator_does_not_stop_the_command(healthy):

@@ -69,6 +69,7 @@ def installed(monkeypatch):
 
     monkeypatch.setattr(instrumentor, "entry_points", entry_points)
     monkeypatch.setattr(instrumentor, "_INSTRUMENTORS", {})
+    monkeypatch.setattr(instrumentor, "_warned", set())
     for variable in [name for name in os.environ if name.startswith(VARIABLE)]:
         monkeypatch.delenv(variable)
     yield found
@@ -291,7 +292,6 @@ def test_a_misspelt_variable_is_one_warning_and_nothing_else_changes(
     installed, names, provider, monkeypatch, caplog
 ):
     installed["other"] = adapter("other", target="Queue.push")
-    monkeypatch.setattr(instrumentor, "_warned", set())
     monkeypatch.setenv(VARIABLE + "NAMNG", "system")
     for _ in range(2):
         instrument(tracer_provider=provider)
@@ -346,8 +346,18 @@ def test_a_bad_variable_is_logged_under_the_loader_and_the_queue_runs_on(
     assert names() == []
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("otel_queue_bridge", logging.ERROR)
-    for part in ("fake", VARIABLE + "NAMING", "'nonsense'", "allowed"):
+    for part in ("no queue", VARIABLE + "NAMING", "'nonsense'", "allowed"):
         assert part in record.getMessage()
+
+
+def test_a_bad_variable_is_said_once_for_all_queues(installed, names, monkeypatch, caplog):
+    installed["other"] = adapter("other", target="Queue.push")
+    monkeypatch.setenv(VARIABLE + "QUEUES", "celry")
+    for queue in ("fake", "other"):
+        loaded(queue).instrument(skip_dep_check=True)
+    assert names() == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"no queue is instrumented: {VARIABLE}QUEUES names")
 
 
 def test_what_is_no_tracer_provider_does_not_break_the_host(installed, names):

@@ -20,8 +20,8 @@ from aiosmtpd.controller import Controller
 from rich.console import Console
 
 from otel_queue_bridge.cli import CommandError
-from otel_queue_bridge.cli.demo import is_noise
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
+from otel_queue_bridge.cli.demo.story import is_noise
 from otel_queue_bridge.cli.tree import trace_tree
 from otel_queue_bridge.otlp import Receiver, Span
 

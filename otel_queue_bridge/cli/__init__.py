@@ -1,7 +1,7 @@
 """The console script `otel-queue-bridge`.
 
-Each command is a module of the same name with `arguments(parser)` and `run(options) -> int`.
-It is imported only when the command is run.
+Each command is a module of the same name with `arguments(parser)` and `run(options) -> int`. It
+is imported when the command is asked for, and imports what an extra brings only in `run`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from otel_queue_bridge.cli.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_PACKAGE = "otel-queue-bridge"
 
 
 class Command(NamedTuple):
@@ -48,10 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=f"commands:\n{purposes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version(_PACKAGE)}")
+    parser.add_argument("command", nargs="?", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.usage = "%(prog)s COMMAND [--help] ..."
     chosen = parser.parse_args(argv)
+    if chosen.command is None:
+        parser.print_help()
+        return 0
     command = COMMANDS[chosen.command]
     parser = _Parser(prog=f"{parser.prog} {chosen.command}", description=command.purpose)
     try:

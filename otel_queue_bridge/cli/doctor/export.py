@@ -203,7 +203,7 @@ def _examined(destination: Destination, signals: list[str]) -> Iterator[Finding]
     if exporter == HTTP:
         yield from _path(variable, url, signals)
     yield from _port(destination, url)
-    yield _connection(exporter, url, port, signals)
+    yield connection(exporter, url, port, signals)
 
 
 def _path(variable: str, url: SplitResult, signals: list[str]) -> Iterator[Finding]:
@@ -241,7 +241,7 @@ def _port(destination: Destination, url: SplitResult) -> Iterator[Finding]:
     )
 
 
-def _connection(exporter: str, url: SplitResult, port: int, signals: list[str]) -> Finding:
+def connection(exporter: str, url: SplitResult, port: int, signals: list[str]) -> Finding:
     host = url.hostname or "localhost"
     place = f"{host}:{port}"
     who = _listed(signals)
