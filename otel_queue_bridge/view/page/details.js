@@ -2,7 +2,7 @@
 
 import { clock, colour, duration, el } from "./draw.js";
 
-const SIDE_BY_SIDE = 3;
+export const SIDE_BY_SIDE = 3;
 
 export function describe(row, shown) {
   return row.spans.map((span) => card(span, row, shown));

@@ -39,7 +39,9 @@ export function clock(ms) {
 }
 
 export function ago(ms, now) {
-  return now - ms < 1000 ? "just now" : `${duration(Math.floor((now - ms) / 1000) * 1000)} ago`;
+  const passed = now - ms;
+  const [unit, size] = UNITS.find(([, least]) => passed >= least) ?? [];
+  return passed < 1000 ? "just now" : `${Math.floor(passed / size)} ${unit} ago`;
 }
 
 export const many = (number) => Number(number.toFixed(1)).toLocaleString("en");

@@ -56,6 +56,7 @@ export function traces(main, parameters) {
     if (asked !== parameters) return undefined;
     rows = new Map(found.traces.map((row) => [row.trace_id, row]));
     held = new Map();
+    list.replaceChildren(); // another server may have the same sequences
     draw();
     return found.sequence;
   }
@@ -97,9 +98,10 @@ export function traces(main, parameters) {
   function explain() {
     help.hidden = rows.size > 0;
     if (help.hidden || !status) return;
-    if (parameters.size || status.traces) help.replaceChildren(el("h1", {}, "No trace matches"), el("p", {}, el("a", { href: "#/" }, "Show all traces")));
-    else if (explained !== status.rejected.count) help.replaceChildren(...howToSend(status));
-    explained = status.rejected.count;
+    const wanted = parameters.size || status.traces ? "filtered" : `refused ${status.rejected.count}`;
+    if (wanted === explained) return;
+    explained = wanted;
+    help.replaceChildren(...(wanted === "filtered" ? nothingMatches() : howToSend(status)));
   }
 
   function heard(event) {
@@ -137,6 +139,8 @@ function item(row) {
       el("span", { class: "sizes" }, sizes),
       el("span", { class: "time" }, duration(row.duration_ms))));
 }
+
+const nothingMatches = () => [el("h1", {}, "No trace matches"), el("p", {}, el("a", { href: "#/" }, "Show all traces"))];
 
 function marks(row) {
   return [

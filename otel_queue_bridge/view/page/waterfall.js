@@ -1,6 +1,6 @@
 // A row of the waterfall: one task with all its attempts, or one other span.
 
-import { describe } from "./details.js";
+import { SIDE_BY_SIDE, describe } from "./details.js";
 import { ago, colour, count, duration, el, mark, short } from "./draw.js";
 import { errorOf, messageOf, waitOf } from "./otlp.js";
 
@@ -15,7 +15,7 @@ export const share = (value) => `${(value * 100).toFixed(3)}%`;
 export function drawRow(row, shown) {
   const { opened, folded, redraw, wanted } = shown;
   const isOpen = opened.has(row.key) || row.spans.some((span) => opened.has(span.id));
-  const details = el("div", { class: "details", hidden: !isOpen, "--depth": row.depth }, isOpen ? describe(row, shown) : "");
+  const details = el("div", { class: row.spans.length > SIDE_BY_SIDE ? "details stacked" : "details", hidden: !isOpen, "--depth": row.depth }, isOpen ? describe(row, shown) : "");
   const toggle = el("button", { type: "button", class: "toggle", "data-key": row.key, "aria-expanded": String(isOpen), onclick: open }, el("span", { class: "name", title: row.title }, row.title));
 
   function open() {
