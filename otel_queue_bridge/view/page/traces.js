@@ -56,7 +56,6 @@ export function traces(main, parameters) {
     if (asked !== parameters) return undefined;
     rows = new Map(found.traces.map((row) => [row.trace_id, row]));
     held = new Map();
-    list.replaceChildren(); // another server may have the same sequences
     draw();
     return found.sequence;
   }
@@ -124,7 +123,8 @@ export function traces(main, parameters) {
   };
 }
 
-const key = (row) => `${row.trace_id} ${row.sequence}`;
+// What looks the same is the same.
+const key = (row) => JSON.stringify(row);
 
 function item(row) {
   const named = row.services.length > SERVICES + 1 ? row.services.slice(0, SERVICES) : row.services;
