@@ -94,8 +94,8 @@ function lines(row, found, opened) {
 }
 
 function rate({ submitted, submitted_per_s: perSecond }) {
-  if (!submitted) return "0";
-  return perSecond >= 0.1 ? `${Number(perSecond.toPrecision(2))}/s` : `${Number((perSecond * 60).toPrecision(2))}/min`;
+  const [times, unit] = perSecond >= 0.1 ? [1, "s"] : [60, "min"];
+  return perSecond * 60 < 1 ? many(submitted) : `${Number((perSecond * times).toPrecision(2))}/${unit}`;
 }
 
 function about(row, { window_s: seconds, step_s: step }) {

@@ -8,6 +8,7 @@ import { traces } from "./traces.js";
 
 const main = document.getElementById("main");
 const line = document.getElementById("status");
+const notices = document.getElementById("notices");
 let leave = () => {};
 
 function route() {
@@ -17,7 +18,6 @@ function route() {
   const [, view = "", id = ""] = path.split("/");
   document.querySelectorAll("nav a").forEach((link) => {
     const current = (link.hash === "#/queues") === (view === "queues");
-    link.toggleAttribute("aria-current", current);
     if (current) link.setAttribute("aria-current", "page");
   });
   document.title = "otel-queue-bridge";
@@ -32,7 +32,9 @@ function say({ detail: status }) {
   line.classList.remove("offline");
   const held = [count(status.spans, "span"), count(status.traces, "trace")];
   line.replaceChildren(el("b", {}, status.file ?? "live"), ` ${held.join(" · ")}`);
-  document.getElementById("notices").replaceChildren(...dropped(status), ...refused(status));
+  const said = [...dropped(status), ...refused(status)];
+  const same = said.map((one) => one.textContent).join("") === notices.textContent;
+  if (!same) notices.replaceChildren(...said); // they are read aloud
 }
 
 function dropped({ dropped: { services }, limit }) {

@@ -73,7 +73,7 @@ function marks(row, shown) {
     batch(row),
     row.orphan ? mark(shown.now() - end(row) < PATIENCE ? "its parent has not arrived yet" : "its parent never arrived", "pending") : null,
     logs(row, shown),
-    row.task ? mark(String(row.spans[0].attributes["messaging.system"] ?? ""), "plain") : null,
+    row.task && row.attempts.length === 1 ? mark(String(row.spans[0].attributes["messaging.system"] ?? ""), "plain") : null,
   ];
 }
 
