@@ -26,9 +26,10 @@ function readSpan(span, resource, scope) {
     events: (span.events ?? []).map((event) => ({ name: event.name, time: toMs(event.timeUnixNano), attributes: readAttributes(event.attributes) })),
     links: (span.links ?? []).map((link) => ({ trace: link.traceId, span: link.spanId, attributes: readAttributes(link.attributes) })),
     service: String(resource["service.name"] ?? ""),
+    resource,
     scope: [scope?.name, scope?.version].filter(Boolean).join(" "),
     step: STEPS.has(step) ? step : "",
-    task: STEPS.has(step) ? String(attributes["messaging.message.id"] ?? "") : "",
+    task: STEPS.has(step) ? String(attributes["messaging.message.id"] ?? span.spanId) : "", // a batch has no id
   };
 }
 
@@ -45,10 +46,10 @@ function readValue(value = {}) {
   return Object.values(value)[0] ?? null;
 }
 
-export const statusOf = (span) => span.attributes["task.status"] ?? span.attributes.status ?? "";
+const statusOf = (span) => span.attributes["task.status"] ?? span.attributes.status ?? "";
 export const waitOf = (span) => (typeof span.attributes["task.wait"] === "number" ? span.attributes["task.wait"] * 1000 : 0);
 
-// The rows of a trace as a tree: { key, spans, task, attempts, orphan, children }.
+// The rows of a trace as a tree: { key, spans, title, task, attempts, orphan, children }.
 export function readRows(spans) {
   const byId = new Map(spans.map((span) => [span.id, span]));
   const rowOf = new Map();
@@ -61,12 +62,18 @@ export function readRows(spans) {
   }
   const roots = [];
   for (const row of rows.values()) {
-    if (row.task) row.attempts = readAttempts(row.spans, byId);
+    row.title = titleOf(row);
+    if (row.task) row.attempts = readAttempts(row.spans);
     const parent = parentOf(row, byId, rowOf);
     row.orphan = !parent && row.spans[0].parent !== "" && !byId.has(row.spans[0].parent);
     (parent?.children ?? roots).push(row);
   }
   return roots;
+}
+
+function titleOf({ spans, task }) {
+  const names = task ? spans.map((span) => span.attributes["task.name"]) : [];
+  return String(names.find(Boolean) ?? spans[0].name) || "without a name";
 }
 
 // The row above: that of the first parent which is no span of the row itself, unless that leads in a circle.
@@ -88,7 +95,7 @@ function isBelow(row, other, byId, rowOf) {
 }
 
 // An attempt has a submit, a dispatch and an execute, as far as they have arrived.
-function readAttempts(spans, byId) {
+function readAttempts(spans) {
   const attempts = [];
   const attemptOf = new Map();
   for (const span of spans) {
@@ -104,7 +111,15 @@ function readAttempts(spans, byId) {
     const found = [attempt.execute, attempt.dispatch, attempt.submit].filter(Boolean);
     attempt.number = found.map((span) => span.attributes["task.attempt"]).find(Number.isInteger) ?? index + 1;
     attempt.status = found.map(statusOf).find(Boolean) ?? "";
-    attempt.error = found.filter((span) => span.failed).map((span) => String(span.attributes["error.type"] ?? "error"))[0] ?? "";
+    attempt.failed = found.find((span) => span.failed) ?? null;
   });
   return attempts;
+}
+
+export const errorOf = (span) => String(span.attributes["error.type"] ?? "error");
+
+// What the exception said, or else the status.
+export function messageOf(span) {
+  const said = span.events.map((event) => event.attributes["exception.message"]).findLast(Boolean);
+  return String(said ?? span.message);
 }
