@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-rq2.0 test-rq2 check newest bench bench-view
+.PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs newest bench bench-view
 
 BIN := .venv/bin
 
@@ -49,6 +49,14 @@ check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# Follow README's recipes with what their own commands install: it may be older than what .venv has.
+recipes: .venv/installed-test
+	@$(BIN)/python .ci/recipes.py .venv-recipes
+
+# Write the pages that are made of the code.
+docs: .venv/installed-test
+	@$(BIN)/python docs/generate.py
 
 # Say which newest releases lie outside what .venv has: a reader of CI's output decides what to do.
 newest: .venv/installed-test

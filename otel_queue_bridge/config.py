@@ -111,6 +111,63 @@ def _capture(value: Any) -> Mapping[str, frozenset[str]]:
     return MappingProxyType(capture)
 
 
+ABOUT = {
+    "queues": (
+        "which queue libraries are instrumented; all that are installed, unless a list is given"
+    ),
+    "naming": (
+        "how spans and metrics are named: `task` (`execute {task}`), `system` "
+        "(`celery.task.execute`) or `messaging` (`execute {queue}`); see "
+        "[reference.md](reference.md)"
+    ),
+    "relation": (
+        "how the worker's spans belong to the submit: `child` of it, in a new trace with "
+        "a `link` to it, or `none`"
+    ),
+    "link_after": "seconds of planned delay beyond which `link` is used",
+    "dispatch_spans": "false: only submit and execute, two spans for a task",
+    "metrics": "false: no metrics at all",
+    "queue_depth": (
+        "whether workers read how many tasks wait; they do it on a separate connection, "
+        "within a second"
+    ),
+    "excluded_tasks": (
+        "tasks that get no spans and carry no trace; their metrics stay, except "
+        "`task.wait`, which needs the time of the submit"
+    ),
+    "excluded_queues": "likewise all tasks of these queues",
+    "capture_arguments": (
+        "arguments to record, task by task, also those that a task takes as `**kwargs`; "
+        "no others ever are"
+    ),
+    "exception_messages": "false: record an exception's type and stack, without its message",
+    "max_task_names": "how many task names metrics may hold; later ones count as `_other`",
+    "max_queue_names": "how many queue names metrics may hold; later ones count as `_other`",
+    "suppress_polling": (
+        "other instrumentations, such as that of Redis, make no spans of what a worker "
+        "does by itself: polling, heartbeats, maintenance, events"
+    ),
+    "untested_versions": (
+        "true: instrument a version outside the tested range as far as its parts are "
+        "found; one warning names those that are missing"
+    ),
+    "flush_timeout": (
+        "seconds by which its last export may delay the end of a forked child; main "
+        "processes end with the SDK's own export, which `OTEL_EXPORTER_OTLP_TIMEOUT` and "
+        "similar variables limit"
+    ),
+    "child_export": (
+        "how spans leave a forked child: `relay` through the worker's main process, so "
+        "that a kill loses none that had ended (RQ's default), or the child's `own` "
+        "export, with a last one when it ends (Celery's default)"
+    ),
+    "conflicts": (
+        "`yield`: leave Celery to OpenTelemetry's own instrumentor, and FastWorker to its "
+        "own telemetry, if these are active; `replace`: take their place"
+    ),
+}
+"""What each option does; docs/options.md is made of it."""
+
 OPTIONS: Mapping[str, Option] = MappingProxyType(
     {
         "queues": Option(None, _names, "allowed is a list of queue libraries"),

@@ -1,0 +1,146 @@
+"""Write docs/reference.md and docs/options.md from the code: `make docs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+
+from otel_queue_bridge import semconv
+from otel_queue_bridge.config import ABOUT, OPTIONS, VARIABLE
+
+DOCS = Path(__file__).parent
+NAMINGS: tuple[semconv.Naming, ...] = ("task", "system", "messaging")
+VOCABULARIES = tuple(f"`naming={naming}`" for naming in NAMINGS)
+
+REFERENCE = Template("""\
+# Spans, attributes and metrics
+<!-- Written by docs/generate.py: change that, or the code, and run `make docs`. -->
+
+The option `naming` chooses one of three vocabularies. Attributes are the same in all of them,
+except where this page says otherwise. What begins with `messaging.`, `server.` and `error.` follows
+OpenTelemetry's semantic conventions 1.44.0; `task.` is ours, since these have nothing for task
+queues yet.
+
+## Spans
+
+$spans
+
+FastWorker has one more, `nng.req_reply` (CLIENT), and its control plane's dispatch is
+`fastworker.control_plane.dispatch` under `naming=system`: see [fastworker.md](fastworker.md).
+
+## Attributes
+
+$attributes
+
+What only one queue has begins with its name: see [celery.md](celery.md) and
+[fastworker.md](fastworker.md).
+
+## Metrics
+
+$metrics
+
+Buckets of the histograms, in seconds: $buckets.
+""")
+
+OPTION_PAGE = Template("""\
+# Options
+<!-- Written by docs/generate.py: change that, or the code, and run `make docs`. -->
+
+Each is a keyword of `instrument()` and a variable `$variable<NAME>`, in capitals:
+`${variable}NAMING=system`. Keywords win over variables.
+
+$options
+
+Keywords only: `propagator`, `tracer_provider`, `meter_provider`, `submit_hook(span, task)` and
+`execute_hook(span, task)`. The trace travels in the format of OpenTelemetry's propagators
+(`OTEL_PROPAGATORS`), unless `propagator` is another one.
+
+In a declarative configuration (`OTEL_CONFIG_FILE`) options go under `instrumentation/development:
+python: queue_bridge_celery` (`_dramatiq`, `_rq`, `_fastworker`). To leave a queue out, set
+`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=queue_bridge_rq`.
+
+A bad value is an error that says what is allowed. Under `opentelemetry-instrument` it is logged
+once, and no queue is instrumented. A misspelt variable is one warning that suggests the nearest name, and
+changes nothing else. A second call of `instrument()` does not change the options: a warning lists
+those that it ignores.
+""")
+
+STATUSES = (
+    "`success`, `failure`, `retry`, `cancelled` (expired, revoked, skipped), `rejected` (unknown"
+    " task, undecodable message), `ignored`; under `naming=system` it is `status`"
+)
+ATTRIBUTES = {
+    semconv.MESSAGING_SYSTEM: ("spans, metrics", "`celery`, `dramatiq`, `rq`, `fastworker`"),
+    semconv.MESSAGING_OPERATION_NAME: ("spans", "`submit`, `dispatch`, `execute`"),
+    semconv.MESSAGING_OPERATION_TYPE: ("spans", "`send`, `receive`, `process`"),
+    semconv.MESSAGING_DESTINATION_NAME: ("spans, metrics", "the queue"),
+    semconv.MESSAGING_MESSAGE_ID: ("spans", "the task's id"),
+    semconv.MESSAGING_BATCH_MESSAGE_COUNT: ("execute of a batch", "how many tasks it runs"),
+    semconv.TASK_NAME: ("spans, metrics", "the task's name"),
+    semconv.TASK_ATTEMPT: ("spans", "1 is the first"),
+    semconv.TASK_PRIORITY: ("spans", "the priority that the caller chose"),
+    semconv.TASK_STATUS: ("execute, a dispatch that ends the task, metrics of attempts", STATUSES),
+    semconv.TASK_WAIT: ("execute", "seconds in the queue, without planned delay"),
+    semconv.TASK_WORKER: ("dispatch, execute", "the worker's name"),
+    f"{semconv.TASK_ARGUMENT}*": ("submit, execute", "what `capture_arguments` lists, no other"),
+    semconv.ERROR_TYPE: ("what failed, metrics of attempts", "the exception's type"),
+    semconv.transport_attribute("{system}"): ("spans", "`redis`, `amqp`, `nng` and the like"),
+    semconv.SERVER_ADDRESS: ("spans", "the broker's host"),
+    semconv.SERVER_PORT: ("spans", "the broker's port"),
+}
+METRICS = (*semconv.RECORDED.values(), semconv.WORKERS, semconv.DEPTH)
+
+
+def reference() -> str:
+    spans = [
+        [step.kind.name, *(f"`{_span(naming, step)}`" for naming in NAMINGS)]
+        for step in (semconv.SUBMIT, semconv.DISPATCH, semconv.EXECUTE)
+    ]
+    metrics = [
+        [metric.description, metric.unit, *(_metric(metric, naming) for naming in NAMINGS)]
+        for metric in METRICS
+    ]
+    return REFERENCE.substitute(
+        spans=_table(["kind", *VOCABULARIES], spans),
+        attributes=_table(
+            ["name", "where", "what"], [[f"`{name}`", *about] for name, about in ATTRIBUTES.items()]
+        ),
+        metrics=_table(["what it counts or measures", "unit", *VOCABULARIES], metrics),
+        buckets=", ".join(f"{bound:g}" for bound in semconv.BUCKETS),
+    )
+
+
+def _span(naming: semconv.Naming, step: semconv.Step) -> str:
+    system_name = f"{{system}}.{step.system_name}"
+    return semconv.span_name(naming, step, task="{task}", queue="{queue}", system_name=system_name)
+
+
+def _metric(metric: semconv.Metric, naming: semconv.Naming) -> str:
+    name = metric.name(naming, "{system}")
+    return f"`{name}`" if name else ""
+
+
+def options() -> str:
+    rows = [
+        [f"`{name}`", _written(option.default), ABOUT[name], option.allowed.partition(" ")[2]]
+        for name, option in OPTIONS.items()
+    ]
+    head = ["name", "default", "what it does", "allowed"]
+    return OPTION_PAGE.substitute(variable=VARIABLE, options=_table(head, rows))
+
+
+def _written(default: object) -> str:
+    if default is None or default in ((), {}):
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
+
+
+PAGES = {"reference.md": reference, "options.md": options}
+
+if __name__ == "__main__":
+    for page, write in PAGES.items():
+        (DOCS / page).write_text(write(), encoding="utf-8")
