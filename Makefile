@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs newest bench bench-view
+.PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs dist newest bench bench-view
 
 BIN := .venv/bin
 
@@ -58,6 +58,18 @@ recipes: .venv/installed-test
 docs: .venv/installed-test
 	@$(BIN)/python docs/generate.py
 
+# Build what users download, and try it as they do: alone, in a fresh venv, outside of this folder.
+WHEEL := .venv-wheel
+dist: .venv/installed-dist
+	@rm -rf dist
+	@said=$$($(BIN)/python -m build --no-isolation 2>&1) || { echo "$$said"; exit 1; }
+	@$(BIN)/twine check --strict dist/*
+	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --clear --upgrade-deps $(WHEEL)
+	@$(WHEEL)/bin/python -m pip install -qq --disable-pip-version-check --no-compile dist/*.whl
+	@cd $(WHEEL) && bin/otel-queue-bridge --help
+	@$(WHEEL)/bin/python -m pip install -qq --disable-pip-version-check --no-compile "$$(echo dist/*.whl)[demo]"
+	@cd $(WHEEL) && bin/otel-queue-bridge demo $(ARGS)
+
 # Say which newest releases lie outside what .venv has: a reader of CI's output decides what to do.
 newest: .venv/installed-test
 	@$(BIN)/python .ci/newest.py
@@ -69,7 +81,7 @@ bench: .venv/installed-test
 bench-view: .venv/installed-test
 	@$(BIN)/python -m benchmarks.view
 
-# Upgrade pip: the one in Python 3.10 and 3.11 takes minutes to find packages that fit together.
+# Upgrade pip: dependency groups need 25.1, and that of Python 3.10 and 3.11 takes minutes to find what fits together.
 $(MADE):
 	@test -n "$(VERSION)" || { echo "No Python 3.10 or newer with venv and pip found: install Python 3.12" \
 		"or newer (on Debian and Ubuntu: apt install python3 python3-venv)." >&2; exit 1; }
@@ -82,13 +94,13 @@ $(MADE):
 
 .venv-%/installed: pyproject.toml tests/%.txt | $(MADE)
 	@echo "Installing the versions of tests/$*.txt into .venv-$*"
-	@"$(INTERPRETER)" -m venv --clear .venv-$*
-	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile -e '.[contract]' -c tests/$*.txt
+	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --clear --upgrade-deps .venv-$*
+	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --group contract -e . -c tests/$*.txt
 	@touch $@
 
 .venv/installed-%: pyproject.toml | $(MADE)
 	@echo "Installing the dependencies of '$*' into .venv"
 	@$(BEGIN)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -e '.[$*]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $(if $(filter demo,$*),-e '.[demo]',--group $* -e .)
 	@touch $@
 	@rm -r .venv-unfinished

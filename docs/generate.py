@@ -61,8 +61,8 @@ python: queue_bridge_celery` (`_dramatiq`, `_rq`, `_fastworker`). To leave a que
 
 A bad value is an error that says what is allowed. Under `opentelemetry-instrument` it is logged
 once, and no queue is instrumented. A misspelt variable is one warning that suggests the nearest
-name, and changes nothing else. A second call of `instrument()` does not change the options: a warning lists
-those that it ignores.
+name, and changes nothing else. A second call of `instrument()` does not change the options: a
+warning lists those that it ignores.
 """)
 
 STATUSES = (
