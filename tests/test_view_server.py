@@ -98,8 +98,8 @@ def test_logs_and_metrics_are_taken(server: Server) -> None:
         ("/v1/traces", b"junk", {"Content_Encoding": "gzip"}, "compressed"),
         ("/v1/nothing", b"", {}, "takes no telemetry"),
         ("/v1/traces", b"x", {"Content_Type": "text/plain"}, "content type"),
-        ("/v1/traces", b"", {"Content_Length": str(LIMIT + 1)}, "at most"),
-        ("/v1/traces", b"nothing\r\n", {"Transfer_Encoding": "chunked"}, "chunks"),
+        ("/v1/traces", b"", {"Content_Length": str(LIMIT + 1)}, "too large"),
+        ("/v1/traces", b"nothing\r\n", {"Transfer_Encoding": "chunked"}, "no number"),
     ],
 )
 def test_what_is_refused_is_said_and_disturbs_nothing(

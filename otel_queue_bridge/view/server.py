@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from otel_queue_bridge.otlp import to_otlp_json
-from otel_queue_bridge.otlp.requests import LIMIT, BadRequest, decode, encode
+from otel_queue_bridge.otlp.requests import (
+    BadRequest,
+    answer_type,
+    decode,
+    encode,
+    read_body,
+    refusal,
+)
 from otel_queue_bridge.view.queues import STEP, WINDOW
 from otel_queue_bridge.view.store import texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -208,22 +215,21 @@ class _Connection(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path = urlsplit(self.path).path
-        content_type = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        content_type = self.headers.get("Content-Type", "")
         try:
             if not self._is_for_us():
                 return
-            request = decode(
-                path,
-                self._body(),
-                content_type=content_type,
-                encoding=self.headers.get("Content-Encoding", "identity").strip().lower(),
-            )
+            encoding = self.headers.get("Content-Encoding", "identity")
+            body = read_body(self.rfile, self.headers)
+            request = decode(path, body, content_type=content_type, encoding=encoding)
         except BadRequest as error:
             self.server.view.store.reject(f"{path}: {error}")
-            self._send(HTTPStatus.BAD_REQUEST, f"{error}\n".encode(), "text/plain")
+            self.close_connection = True  # what follows may be the rest of a body
+            answer = refusal(str(error), content_type)
+            self._send(HTTPStatus.BAD_REQUEST, answer, answer_type(content_type))
             return
         self.server.view.accept(request)
-        self._send(HTTPStatus.OK, encode(path, content_type), content_type)
+        self._send(HTTPStatus.OK, encode(path, content_type), answer_type(content_type))
 
     def do_GET(self) -> None:
         if not self._is_for_us():
@@ -259,34 +265,6 @@ class _Connection(BaseHTTPRequestHandler):
         self.close_connection = True
         self._send(HTTPStatus.FORBIDDEN, b"ask 127.0.0.1 or localhost\n", "text/plain")
         return False
-
-    def _body(self) -> bytes:
-        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
-            return b"".join(self._chunks())
-        length = self.headers.get("Content-Length", "0")
-        if not length.isdecimal() or int(length) > LIMIT:
-            self.close_connection = True
-            raise BadRequest(f"Content-Length has to be at most {LIMIT} bytes")
-        return self.rfile.read(int(length))
-
-    def _chunks(self) -> Iterator[bytes]:
-        left = LIMIT
-        while True:
-            try:
-                size = int(self.rfile.readline(100).partition(b";")[0], 16)
-            except ValueError:
-                self.close_connection = True
-                raise BadRequest("the chunks are garbled") from None
-            left -= size
-            if left < 0 or size < 0:
-                self.close_connection = True
-                raise BadRequest(f"a request has to be at most {LIMIT} bytes")
-            if not size:
-                while self.rfile.readline(1000).strip():  # trailers
-                    pass
-                return
-            yield self.rfile.read(size)
-            self.rfile.readline(3)
 
     def _send_trace(self, asked: str) -> None:
         trace_id, _, more = asked.partition("/")

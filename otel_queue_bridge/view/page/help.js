@@ -17,7 +17,7 @@ export function howToSend(status) {
     el("h1", {}, "Waiting for the first trace"),
     el("p", {}, "Start your web app and your worker like this, each in a terminal of its own, and send a request. Traces appear here by themselves."),
     el("h2", {}, "Once"),
-    copyable("pip install otel-queue-bridge opentelemetry-distro opentelemetry-exporter-otlp-proto-http\nopentelemetry-bootstrap -a install"),
+    copyable("pip install otel-queue-bridge opentelemetry-distro opentelemetry-exporter-otlp-proto-http \\\n    opentelemetry-instrumentation-fastapi  # or -django, -flask: that of your web framework"),
     el("h2", {}, "Web app"),
     copyable(commands(status, "shop-web", "uvicorn shop:app")),
     ...worker(status),
