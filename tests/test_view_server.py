@@ -6,6 +6,7 @@ import socket
 import threading
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPConnection
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from otel_queue_bridge.otlp import read_spans, to_otlp_json
 from otel_queue_bridge.otlp.requests import LIMIT, decode
 from otel_queue_bridge.view import Queues, Server, Store
-from tests.otlp_spans import Made, log, metric, spans, task, trace_id
+from tests.otlp_spans import Made, attribute, log, metric, spans, task, trace_id
 from tests.servers import LIMIT as PATIENCE
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
@@ -248,3 +249,35 @@ def test_the_page_may_load_nothing_from_elsewhere(server: Server, path: str) -> 
 @pytest.mark.parametrize("path", ["/nothing.js", "/../server.py", "/page/view.js", "/view.py"])
 def test_no_other_file_is_served(server: Server, path: str) -> None:
     assert get(server, path).status == 404
+
+
+HOSTILE = [float("nan"), float("inf"), -1.0, 2**63 - 1, -(2**63), "", "\0", True]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=str)
+def test_hostile_values_do_no_harm(server: Server, value: Any) -> None:
+    names = ("task.wait", "task.attempt", "task.status", "messaging.batch.message_count")
+    made = task("execute", 1, status="success")
+    send(server, replace(made, attributes=made.attributes | dict.fromkeys(names, value)))
+    record = log("hello")
+    attribute(record.resource_logs[0].scope_logs[0].log_records[0], "x", value)
+    assert post(server, record.SerializeToString(), "/v1/logs").status == 200
+    for path in ("/api/traces", "/api/queues", f"/api/traces/{trace_id(1)}/context"):
+        assert b"NaN" not in get(server, path).body
+        assert b"Infinity" not in get(server, path).body
+    send(server, replace(made, trace=2, span=9))
+    assert get(server, "/api/queues").json["rows"]
+
+
+@pytest.mark.parametrize("bound", [float("nan"), float("inf"), -1.0])
+def test_hostile_histograms_do_no_harm(server: Server, bound: float) -> None:
+    made = metric("task.wait", buckets=(1, 2**62), bounds=(bound,))
+    assert post(server, made.SerializeToString(), "/v1/metrics").status == 200
+    assert get(server, "/api/queues").json["rows"]
+
+
+def test_what_cannot_be_taken_in_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.store, "add", lambda _: 1 / 0)
+    assert post(server, spans(*TASK).SerializeToString()).status == 500
+    last = get(server, "/api/status").json["rejected"]["last"]
+    assert last["reason"] == "ZeroDivisionError while it was taken in"

@@ -136,7 +136,7 @@ class Queues:
             return
         row.last_seen = max(row.last_seen, span.end / 1e6)
         bucket = row.spans.at(self._step(span.end / 1e9))
-        number = attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT, 1)
+        tasks = number(attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT)) or 1
         status = attributes.get(semconv.TASK_STATUS, attributes.get("status"))
         if step == "submit":
             first = attributes.get(semconv.TASK_ATTEMPT, 1) == 1
@@ -145,15 +145,15 @@ class Queues:
         if status is None:
             return
         if status == "retry":
-            bucket.retried += number
+            bucket.retried += tasks
         else:
-            bucket.completed += number
-            bucket.failed += number * (status == "failure")
+            bucket.completed += tasks
+            bucket.failed += tasks * (status == "failure")
         if step == "execute":
             milliseconds = (span.end - span.start) / 1e6
             bucket.run[_place(milliseconds)] += 1
-            wait = attributes.get(semconv.TASK_WAIT)
-            if isinstance(wait, int | float):
+            wait = number(attributes.get(semconv.TASK_WAIT))
+            if wait is not None:
                 bucket.wait[_place(wait * 1e3)] += 1
             self._sample(row, span, milliseconds, failed=status == "failure")
 
@@ -170,6 +170,8 @@ class Queues:
     def add_point(self, point: Point) -> None:
         system = str(point.attributes.get(semconv.MESSAGING_SYSTEM, ""))
         key = self._key_of(point.metric, system) if system else ""
+        if number(point.value) is None:
+            return
         if key in (semconv.DEPTH.key, semconv.WORKERS.key):
             queue = str(point.attributes.get(semconv.MESSAGING_DESTINATION_NAME, ""))
             of = f"{system} {queue}" if key == semconv.DEPTH.key else system
@@ -206,7 +208,7 @@ class Queues:
         else:
             before = None
         count = (point.count or point.value) - ((before.count or before.value) if before else 0)
-        if count <= 0:
+        if not 0 < count < math.inf:
             return
         row.last_seen = max(row.last_seen, point.time / 1e6)
         bucket = row.metrics.at(self._step(point.time / 1e9))
@@ -297,8 +299,17 @@ def quantile(distribution: Counter[int], share: float) -> float | None:
     return None
 
 
+def number(value: object) -> float | None:
+    """Return a number from 0 that somebody has sent; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if 0 <= value < math.inf else None
+
+
 def _place(milliseconds: float) -> int:
     """Return the bucket; the smallest is for one microsecond."""
+    if not math.isfinite(milliseconds):
+        return 0
     return int(math.log(max(milliseconds * 1e3, 1.0)) / _GROWTH)
 
 

@@ -228,7 +228,12 @@ class _Connection(BaseHTTPRequestHandler):
             answer = refusal(str(error), content_type)
             self._send(HTTPStatus.BAD_REQUEST, answer, answer_type(content_type))
             return
-        self.server.view.accept(request)
+        try:
+            self.server.view.accept(request)
+        except Exception as error:  # noqa: BLE001 - anybody may send anything
+            self.server.view.store.reject(f"{path}: {type(error).__name__} while it was taken in")
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, b"", answer_type(content_type))
+            return
         self._send(HTTPStatus.OK, encode(path, content_type), answer_type(content_type))
 
     def do_GET(self) -> None:
@@ -329,7 +334,7 @@ class _Connection(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, page.read_bytes(), f"{kind}; charset=utf-8")
 
     def _send_json(self, found: object, status: HTTPStatus = HTTPStatus.OK) -> None:
-        self._send(status, json.dumps(found).encode(), "application/json")
+        self._send(status, _json(found).encode(), "application/json")
 
     def _send(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)
@@ -349,4 +354,12 @@ class _Connection(BaseHTTPRequestHandler):
 
 
 def _event(kind: str, data: object, sequence: int) -> bytes:
-    return f"event: {kind}\nid: {sequence}\ndata: {json.dumps(data)}\n\n".encode()
+    return f"event: {kind}\nid: {sequence}\ndata: {_json(data)}\n\n".encode()
+
+
+def _json(found: object) -> str:
+    """Write what every reader of JSON understands: it has no NaN, which attributes may hold."""
+    try:
+        return json.dumps(found, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(found), parse_constant=lambda _: None))

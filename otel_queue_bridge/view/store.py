@@ -17,6 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
 from otel_queue_bridge import semconv
 from otel_queue_bridge.otlp import Log, read_logs, read_points, read_spans
+from otel_queue_bridge.view.queues import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -53,7 +54,6 @@ class Kept(NamedTuple):
     step: str
     """submit, dispatch or execute; empty for a span that is not ours."""
     task_id: str
-    start: int
 
 
 class Link(NamedTuple):
@@ -97,9 +97,7 @@ class Trace:
         if step not in _STEPS:
             step = ""
         task_id = str(attributes.get(semconv.MESSAGING_MESSAGE_ID, "")) if step else ""
-        self.spans[span.span_id] = Kept(
-            message, source, span.name, span.parent_id, step, task_id, span.start
-        )
+        self.spans[span.span_id] = Kept(message, source, span.name, span.parent_id, step, task_id)
         self.begin = min(self.begin or span.start, span.start)
         self.end = max(self.end, span.end)
         self.services[span.service] = None
@@ -127,8 +125,8 @@ class Trace:
             self.attempts = max(self.attempts, attempt)
         if status == "retry" and step == semconv.EXECUTE.name:
             self.retries += 1
-        wait = attributes.get(semconv.TASK_WAIT)
-        if isinstance(wait, int | float):
+        wait = number(attributes.get(semconv.TASK_WAIT))
+        if wait is not None:
             self.wait = max(self.wait or 0.0, wait)
 
     def row(self, leading: Collection[Link]) -> dict[str, Any]:
