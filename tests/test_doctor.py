@@ -194,6 +194,13 @@ MISTAKES = {
         {"OTEL_SERVICE_NAME": None},
         ("export", "warning", "OTEL_SERVICE_NAME is not set", "OTEL_SERVICE_NAME=shop-worker"),
     ),
+    "OpenTelemetry's name for no name": (
+        {"OTEL_SERVICE_NAME": "unknown_service:python"},
+        (
+            *("export", "warning", "OTEL_SERVICE_NAME is unknown_service:python, as if"),
+            "OTEL_SERVICE_NAME=shop-worker",
+        ),
+    ),
     "misspelt queue": (
         {"OTEL_PYTHON_QUEUE_BRIDGE_QUEUES": "celery,dramatik"},
         (
@@ -867,5 +874,6 @@ def test_of_amqp_only_the_connection_is_tried(healthy, collector):
 def test_a_bad_url_is_one_sentence_without_it(healthy, url):
     report = run("--broker", url, environment=healthy)
     assert (report.code, report.output, report.errors.count("\n")) == (2, "", 1)
-    assert "argument --broker: not a URL" in report.errors
+    assert "argument --broker: not a URL SCHEME://HOST:PORT/NAME that begins" in report.errors
+    assert "USER:PASSWORD@" in report.errors  # the hint is no secret
     assert "secret" not in report.errors
