@@ -630,9 +630,20 @@ def test_under_opentelemetry_instrument_an_sdk_that_did_not_start_is_found(healt
     grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **without_grpc.environment}
     report = run("--json", environment=healthy | grpc, command=UNDER_INSTRUMENT)
     assert report.code == 1
-    assert report.says("patched now", "problem", "celery is not patched")
+    assert report.says("patched now", "problem", "not patched: celery")
     assert report.says("patched now", "problem", "no SDK is configured")
     assert report.says("export", "problem", "means gRPC")
+
+
+def test_under_opentelemetry_instrument_a_bad_option_is_one_problem_and_what_follows_another(
+    healthy,
+):
+    bad = {"OTEL_METRICS_EXPORTER": "none", f"{VARIABLE}RELATION": "sibling"}
+    report = run("--json", environment=healthy | bad, command=UNDER_INSTRUMENT)
+    queues = ["celery", "dramatiq", "fastworker", "rq"]
+    patched, option = report.remarks
+    assert patched["message"] == "not patched: " + ", ".join(q for q in queues if find_spec(q))
+    assert f"{VARIABLE}RELATION" in option["message"]
 
 
 # The way to the collector
