@@ -194,6 +194,13 @@ MISTAKES = {
         {"OTEL_SERVICE_NAME": None},
         ("export", "warning", "OTEL_SERVICE_NAME is not set", "OTEL_SERVICE_NAME=shop-worker"),
     ),
+    "OpenTelemetry's name for no name": (
+        {"OTEL_SERVICE_NAME": "unknown_service:python"},
+        (
+            *("export", "warning", "OTEL_SERVICE_NAME is unknown_service:python, as if"),
+            "OTEL_SERVICE_NAME=shop-worker",
+        ),
+    ),
     "misspelt queue": (
         {"OTEL_PYTHON_QUEUE_BRIDGE_QUEUES": "celery,dramatik"},
         (
@@ -623,9 +630,20 @@ def test_under_opentelemetry_instrument_an_sdk_that_did_not_start_is_found(healt
     grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **without_grpc.environment}
     report = run("--json", environment=healthy | grpc, command=UNDER_INSTRUMENT)
     assert report.code == 1
-    assert report.says("patched now", "problem", "celery is not patched")
+    assert report.says("patched now", "problem", "not patched: celery")
     assert report.says("patched now", "problem", "no SDK is configured")
     assert report.says("export", "problem", "means gRPC")
+
+
+def test_under_opentelemetry_instrument_a_bad_option_is_one_problem_and_what_follows_another(
+    healthy,
+):
+    bad = {"OTEL_METRICS_EXPORTER": "none", f"{VARIABLE}RELATION": "sibling"}
+    report = run("--json", environment=healthy | bad, command=UNDER_INSTRUMENT)
+    queues = ["celery", "dramatiq", "fastworker", "rq"]
+    patched, option = report.remarks
+    assert patched["message"] == "not patched: " + ", ".join(q for q in queues if find_spec(q))
+    assert f"{VARIABLE}RELATION" in option["message"]
 
 
 # The way to the collector
@@ -867,5 +885,6 @@ def test_of_amqp_only_the_connection_is_tried(healthy, collector):
 def test_a_bad_url_is_one_sentence_without_it(healthy, url):
     report = run("--broker", url, environment=healthy)
     assert (report.code, report.output, report.errors.count("\n")) == (2, "", 1)
-    assert "argument --broker: not a URL" in report.errors
+    assert "argument --broker: not a URL SCHEME://HOST:PORT/NAME that begins" in report.errors
+    assert "USER:PASSWORD@" in report.errors  # the hint is no secret
     assert "secret" not in report.errors

@@ -30,6 +30,8 @@ _PACKAGES = {
 _SIGNALS = ("traces", "metrics", "logs")
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_UNNAMED = "unknown_service"
+"""What OpenTelemetry's SDKs call a service that has no name; some add the program after a colon."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 CONNECT_LIMIT = 1.0
 """Seconds allowed to connect."""
@@ -277,9 +279,10 @@ def _service(environment: Mapping[str, str]) -> Finding:
     for pair in environment.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         key, _, value = pair.partition("=")
         name = name or (value.strip() if key.strip() == "service.name" else "")
-    if not name:
+    if not name or name.startswith(_UNNAMED):
+        stated = f"is {name}, as if it were not set" if name else "is not set"
         return warning(
-            "OTEL_SERVICE_NAME is not set: nobody can tell the web app's spans from the worker's",
+            f"OTEL_SERVICE_NAME {stated}: nobody can tell the web app's spans from the worker's",
             advice,
         )
     return ok(f"the service is {name}; every role needs its own name")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from otel_queue_bridge.config import Config
 
 _UNDER_INSTRUMENT = "opentelemetry.instrumentation.auto_instrumentation"
-_READ_ITS_LOG = "read what opentelemetry-instrument logged above"
+_READ_ITS_LOG = "correct the other problems, or read what opentelemetry-instrument logged"
 
 
 def findings(
@@ -39,13 +39,18 @@ def findings(
                 "to see what is patched: opentelemetry-instrument otel-queue-bridge doctor",
             )
         return
+    missing = []
     for library in libraries:
         queue = library.queue
         chosen = config.queues is None or queue in config.queues
         if library.works and chosen and not is_disabled(queue, environment):
             if queue in patched or (config.conflicts == "yield" and library.rivals):
                 continue
-            yield problem(f"{queue} is not patched", _READ_ITS_LOG, queue=queue)
+            missing.append(queue)
+    if missing:
+        # One finding, since they mostly have one cause.
+        shown = ", ".join(missing)
+        yield problem(f"not patched: {shown}", _READ_ITS_LOG, queues=shown)
     provider = trace.get_tracer_provider()
     if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
         yield problem("no SDK is configured: nothing is recorded", _READ_ITS_LOG)
