@@ -41,9 +41,12 @@ def picture(store: Store) -> RenderableType:
     rows, _ = store.rows(lambda *_: True, limit=_ROWS)
     if not rows:
         return Text("Nothing has arrived yet.", "dim")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("trace", "service", "took", "spans", "tasks", ""):
-        table.add_column(name, no_wrap=True, header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
+    table.add_column("trace", no_wrap=True, ratio=2, header_style="dim")
+    table.add_column("service", no_wrap=True, ratio=1, header_style="dim")
+    for name, width in (("took", 8), ("spans", 5), ("tasks", 5)):
+        table.add_column(name, justify="right", min_width=width, header_style="dim")
+    table.add_column(no_wrap=True, ratio=2)
     for row in rows:
         took, counted = duration(row["duration_ms"] * 1e6), (str(row["spans"]), str(row["tasks"]))
         style = "red" if row["errors"] else ""
