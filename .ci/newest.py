@@ -51,6 +51,9 @@ def ranges() -> dict[str, SpecifierSet]:
     for one in map(Requirement, requires("otel-queue-bridge") or ()):
         if one.name.startswith("opentelemetry-") or one.name == "wrapt":
             found[one.name] = found.get(one.name, SpecifierSet()) & one.specifier
+    for installed in distributions():  # dependency groups are no requirements
+        if installed.name.startswith("opentelemetry-"):
+            found.setdefault(installed.name, SpecifierSet())
     return found
 
 

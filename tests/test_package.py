@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_queue_bridge.cli import COMMANDS
 from tests.servers import LIMIT
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,19 @@ def test_a_wheel_has_the_page_and_the_types(tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "docs/"))]
 
 
+def test_the_source_archive_has_every_file_of_git() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    taken = set(
+        re.findall(r'^    "([\w./-]+)",$', project.partition("only-include")[2], re.MULTILINE)
+    )
+    git = ["git", "ls-files"]
+    listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no clone")
+    tops = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    assert tops - {".gitignore"} <= taken
+
+
 @pytest.mark.parametrize("folder", ["otel_queue_bridge", "docs", "examples", "README.md"])
 def test_every_extra_that_is_named_exists(folder: str) -> None:
     known = set(metadata("otel-queue-bridge").get_all("Provides-Extra") or ())
@@ -85,4 +99,4 @@ def test_every_extra_that_is_named_exists(folder: str) -> None:
         for listed in re.findall(r"otel-queue-bridge\[([\w, -]+)\]", file.read_text())
         for extra in listed.split(",")
     }
-    assert named <= known
+    assert named | {command.extra for command in COMMANDS.values()} - {""} <= known
