@@ -122,7 +122,7 @@ def _metric(metric: semconv.Metric, naming: semconv.Naming) -> str:
 
 def options() -> str:
     rows = [
-        [f"`{name}`", _written(option.default), ABOUT[name], option.allowed.partition(" ")[2]]
+        [f"`{name}`", _written(option.default), ABOUT[name], option.allowed.split(maxsplit=2)[2]]
         for name, option in OPTIONS.items()
     ]
     head = ["name", "default", "what it does", "allowed"]

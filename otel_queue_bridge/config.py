@@ -210,7 +210,7 @@ _KEYWORD_ONLY = {
 
 
 class Options(TypedDict, total=False):
-    """The keywords of `instrument()`; see the README for what each means. Times are in seconds."""
+    """The keywords of `instrument()`; docs/options.md explains each. Times are in seconds."""
 
     queues: Sequence[str] | str
     naming: Literal["task", "system", "messaging"]
@@ -239,7 +239,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All options, checked; see the README for what each means. Times are in seconds."""
+    """All options, checked; docs/options.md explains each. Times are in seconds."""
 
     queues: tuple[str, ...] | None = None
     naming: Literal["task", "system", "messaging"] = "task"

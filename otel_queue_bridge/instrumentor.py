@@ -261,7 +261,7 @@ _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
 def instrument(*names: str, **options: Unpack[Options]) -> None:
     """Trace the named queue libraries, or all that are installed.
 
-    Options are those of the README, each also a variable `OTEL_PYTHON_QUEUE_BRIDGE_<NAME>`.
+    Options are those of docs/options.md, each also a variable `OTEL_PYTHON_QUEUE_BRIDGE_<NAME>`.
     A library may be imported before or after; apps made before are included. What is
     instrumented already, also by `opentelemetry-instrument`, keeps its options.
 
