@@ -228,7 +228,7 @@ def call(channel: grpc.Channel, body: bytes, path: str = EXPORT, **options: obje
             b"a secret",
             {},
             "INVALID_ARGUMENT",
-            "gRPC TraceService/Export: the body is no protobuf of ExportTraceServiceRequest",
+            "gRPC TraceService/Export: the body is not an ExportTraceServiceRequest in protobuf",
         ),
         (
             EXPORT,
@@ -587,7 +587,7 @@ def test_garbage_ends_its_own_connection_only(intake, client):
     talk(intake.port, b"torn from elsewhere")
     talk(intake.port, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(30))
     wait_until(lambda: len(intake.rejected) == 2)
-    assert all(each.startswith("gRPC: what arrived is no HTTP/2 (") for each in intake.rejected)
+    assert all(each.startswith("gRPC: what arrived is not HTTP/2 (") for each in intake.rejected)
     stream = client.begin()
     client.data(stream, message(traces()), end=True)
     assert client.status(stream) == (0, "")

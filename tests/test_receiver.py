@@ -218,7 +218,7 @@ def test_json_is_answered_with_json(
         connection.request("POST", "/v1/traces", compress(body[1:]), headers)
         response = connection.getresponse()
         assert response.status == 400
-        assert json.load(response) == {"message": "the body is no JSON at character 15"}
+        assert json.load(response) == {"message": "the body is not JSON at character 15"}
     assert [span.name for span in receiver.spans()] == ["one"]
     assert receiver.spans()[0].trace_id == "5b8efff798038103d269b633813fc60c"
     assert body in receiver.raw()
@@ -242,11 +242,11 @@ def test_chunks_are_joined_as_compressing_exporters_send_them(
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        ("Content-Length: -1", "the length of the body is no number"),
-        ("Content-Length: 1e3", "the length of the body is no number"),
+        ("Content-Length: -1", "the length of the body is not a number"),
+        ("Content-Length: 1e3", "the length of the body is not a number"),
         ("Content-Length: 99999999999", "the body is too large"),
         ("Transfer-Encoding: gzip", "the transfer encoding is not chunked"),
-        ("Transfer-Encoding: chunked", "the length of the body is no number"),
+        ("Transfer-Encoding: chunked", "the length of the body is not a number"),
     ],
 )
 def test_a_body_without_a_sound_length_ends_the_connection(

@@ -262,16 +262,19 @@ def test_json_of_another_shape_is_bad_at_worst(tree):
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "the body is no JSON at character 0"),
-        (b"[1]", "the body is no JSON object"),
-        (b'{"a": "\xff"}', "the body is no JSON"),
-        (b'{"a":' * 100_000, "the body is no JSON"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "the body is no JSON"),
-        (b'{"resourceSpans": {}}', "the JSON is no ExportTraceServiceRequest: see resourceSpans"),
+        (b"", "the body is not JSON at character 0"),
+        (b"[1]", "the body is not a JSON object"),
+        (b'{"a": "\xff"}', "the body is not JSON"),
+        (b'{"a":' * 100_000, "the body is not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+        (
+            b'{"resourceSpans": {}}',
+            "the JSON is not an ExportTraceServiceRequest: see resourceSpans",
+        ),
         (
             b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"startTimeUnixNano":"secret"}]}]}]}',
             (
-                "the JSON is no ExportTraceServiceRequest: "
+                "the JSON is not an ExportTraceServiceRequest: "
                 "see resourceSpans.scopeSpans.spans.startTimeUnixNano"
             ),
         ),
@@ -363,7 +366,7 @@ def test_a_body_of_countless_parts_is_refused_early():
         (TRACES, {"encoding": "br"}, "the encoding is none of gzip, deflate and identity"),
         (TRACES, {"encoding": "gzip"}, "the body is not compressed as its encoding says"),
         (TRACES, {"encoding": "deflate"}, "the body is not compressed as its encoding says"),
-        (TRACES, {}, "the body is no protobuf of ExportTraceServiceRequest"),
+        (TRACES, {}, "the body is not an ExportTraceServiceRequest in protobuf"),
     ],
 )
 def test_bad_requests_say_why_and_quote_nothing(path, options, reason):

@@ -128,7 +128,7 @@ def test_a_filter_is_kept_in_the_address_and_holds_for_what_arrives(page: Page) 
     page.tab_to("[name=text]")
     page.press("orders")
     wait_until(lambda: page.texts(ROWS) == ["POST /orders"])
-    assert page.driver.current_url.endswith("#/?text=orders")
+    wait_until(lambda: page.driver.current_url.endswith("#/?text=orders"))
 
     page.send(request(trace=3, name="GET /cart"))
     page.send(request(trace=4, name="PUT /orders"))

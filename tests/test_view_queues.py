@@ -138,3 +138,17 @@ def test_a_clock_ahead_of_ours_disturbs_nothing(store: Store) -> None:
     store.add(spans(*attempt("success"), began=time.time() + 10_000))
     store.add(spans(*attempt("success", trace=2)))
     assert only(store)["submitted"] == 2
+
+
+def test_gauges_of_countless_processes_are_bounded(store: Store) -> None:
+    store.add(metric("task.submitted", 1))
+    for process in range(1_000):
+        store.add(metric("task.workers.active", 1, process=str(process)))
+    assert only(store)["workers"] == 200
+
+
+def test_absurd_counts_are_none(store: Store) -> None:
+    store.add(metric("task.submitted", 1))
+    for _ in range(2):
+        store.add(metric("task.submitted", 2**62, cumulative=False, process="2"))
+    assert only(store)["submitted"] == 1

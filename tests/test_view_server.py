@@ -17,6 +17,7 @@ from otel_queue_bridge.otlp.requests import LIMIT, decode
 from otel_queue_bridge.view import Queues, Server, Store
 from tests.otlp_spans import Made, attribute, log, metric, spans, task, trace_id
 from tests.servers import LIMIT as PATIENCE
+from tests.servers import wait_until
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 TASK = (
@@ -100,7 +101,7 @@ def test_logs_and_metrics_are_taken(server: Server) -> None:
         ("/v1/nothing", b"", {}, "takes no telemetry"),
         ("/v1/traces", b"x", {"Content_Type": "text/plain"}, "content type"),
         ("/v1/traces", b"", {"Content_Length": str(LIMIT + 1)}, "too large"),
-        ("/v1/traces", b"nothing\r\n", {"Transfer_Encoding": "chunked"}, "no number"),
+        ("/v1/traces", b"nothing\r\n", {"Transfer_Encoding": "chunked"}, "not a number"),
     ],
 )
 def test_what_is_refused_is_said_and_disturbs_nothing(
@@ -281,3 +282,18 @@ def test_what_cannot_be_taken_in_is_said(server: Server, monkeypatch: pytest.Mon
     assert post(server, spans(*TASK).SerializeToString()).status == 500
     last = get(server, "/api/status").json["rejected"]["last"]
     assert last["reason"] == "ZeroDivisionError while it was taken in"
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "speaks gRPC"),
+        (b"\x16\x03\x01\x02\x00\x01\n\r\n\r\n", "speaks TLS"),
+    ],
+)
+def test_another_protocol_is_called_by_its_name(server: Server, first: bytes, reason: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(first)
+        client.recv(1000)
+    wait_until(lambda: server.store.rejected)
+    assert reason in server.store.rejected.reason

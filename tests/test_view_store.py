@@ -156,3 +156,60 @@ def test_a_dropped_trace_leaves_no_link_behind(trace: int) -> None:
     else:
         store.add(spans(Made("to", trace=1)))
         assert store.context(trace_id(1))["linked_from"] == []
+
+
+def test_a_service_with_large_traces_evicts_its_own() -> None:
+    store = Store(Queues(), spans=100)
+    for number in range(1, 11):
+        store.add(spans(Made("rare", trace=number, service="quiet")))
+    for number in range(100, 130):
+        made = (Made("often", trace=number, span=one, service="noisy") for one in range(1, 31))
+        store.add(spans(*made))
+    assert store.dropped["noisy"] == 27
+    assert store.dropped["quiet"] == 0
+
+
+def test_bytes_are_bounded_also_those_of_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otel_queue_bridge.view.store.BYTES", 1_000_000)
+    store = Store(Queues())
+    for number in range(1, 50):
+        store.add(spans(Made("x", trace=number)))
+        for _ in range(10):
+            store.add(log("y" * 10_000, trace=number))
+    assert 5 < store.held < 12
+    assert store.dropped.total() == 49 - store.held
+
+
+def test_a_request_that_is_sent_twice_is_counted_once() -> None:
+    store = Store(Queues())
+    for _ in range(2):
+        store.add(spans(*CHAIN))
+    (found,) = store.queues.table()
+    assert (found["submitted"], found["completed"]) == (1, 1)
+
+
+def test_a_submit_that_failed_is_not_pending() -> None:
+    assert row(CHAIN[0], task("submit", 2, 1, error=True))["pending"] == 0
+
+
+def test_services_that_come_and_go_leave_nothing_behind() -> None:
+    store = Store(Queues(), traces=10)
+    for number in range(1, 400):
+        store.add(spans(Made("child", trace=number, span=2, parent=1, service=f"w{number}")))
+        store.add(spans(Made("root", trace=number, span=1)))
+    assert store.services() == sorted(["web", *(f"w{number}" for number in range(390, 400))])
+    assert len(store.dropped) == 1
+    for number in range(1000, 1300):
+        store.add(spans(Made("root", trace=number, service=f"s{number}")))
+    assert len(store.dropped) <= 101
+
+
+def test_logs_of_no_trace_push_no_others_out() -> None:
+    store = Store(Queues())
+    store.add(log("early"))
+    for _ in range(1_200):
+        unrelated = log("none")
+        unrelated.resource_logs[0].scope_logs[0].log_records[0].trace_id = b""
+        store.add(unrelated)
+    store.add(spans(*CHAIN))
+    assert [one["body"] for one in store.context(trace_id(1))["logs"]] == ["early"]

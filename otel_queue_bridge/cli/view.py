@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from otel_queue_bridge.view import Saver, Server, Store
 
 HTTP, GRPC = 4318, 4317
+_HIGH = 50_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +137,7 @@ def _say(server: Server, *, opened: bool) -> None:
 def _taken(port: int, option: str, error: OSError) -> str:
     if error.errno != errno.EADDRINUSE:
         return f"cannot listen on port {port}: {error.strerror}"
-    other = port % 10_000 + 10_000
+    other = port + 10_000 if port < _HIGH else port - 10_000
     return (
         f"port {port} is taken by {_holder(port)}: stop that, or choose another one with"
         f" {option} {other}, and send to it: OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{other}"
@@ -146,7 +147,7 @@ def _taken(port: int, option: str, error: OSError) -> str:
 def _holder(port: int) -> str:
     """Say what listens on a port, as far as that can be known."""
     with (
-        suppress(OSError, HTTPException, ValueError),
+        suppress(OSError, HTTPException, ValueError, TypeError),
         closing(HTTPConnection("127.0.0.1", port, timeout=1)) as connection,
     ):
         connection.request("GET", "/api/status")

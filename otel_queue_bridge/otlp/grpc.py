@@ -231,7 +231,7 @@ class _Connection(BaseRequestHandler):
             try:
                 events = self._http.receive_data(data)
             except ProtocolError as error:
-                self.server.reject(f"gRPC: what arrived is no HTTP/2 ({_name(error.error_code)})")
+                self.server.reject(f"gRPC: what arrived is not HTTP/2 ({_name(error.error_code)})")
                 self._send()
                 return
             self._ended = {

@@ -114,7 +114,7 @@ def decode(
     try:
         request: Request = message.FromString(content)
     except DecodeError:
-        raise BadRequest(f"the body is no protobuf of {message.DESCRIPTOR.name}") from None
+        raise BadRequest(f"the body is not an {message.DESCRIPTOR.name} in protobuf") from None
     return request
 
 
@@ -173,7 +173,7 @@ def _read(stream: BufferedIOBase, size: str, radix: int, limit: int) -> bytes:
     except ValueError:
         count = -1
     if count < 0:
-        raise BadRequest("the length of the body is no number")
+        raise BadRequest("the length of the body is not a number")
     if count > limit:
         raise TooLarge("the body is too large")
     data = stream.read(count)
@@ -229,9 +229,9 @@ def _from_json(message: type[Request], content: bytes) -> Request:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
         place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        raise BadRequest(f"the body is no JSON{place}") from None
+        raise BadRequest(f"the body is not JSON{place}") from None
     if not isinstance(document, dict):
-        raise BadRequest("the body is no JSON object")
+        raise BadRequest("the body is not a JSON object")
     _ids_to_base64(document, message.DESCRIPTOR)
     try:
         request: Request = ParseDict(document, message(), ignore_unknown_fields=True)
@@ -240,7 +240,7 @@ def _from_json(message: type[Request], content: bytes) -> Request:
         fields = re.match(r"(?:Failed to parse \w+ field: )*", str(error))
         place = ".".join(re.findall(r"parse (\w+)", fields[0])) if fields else ""
         raise BadRequest(
-            f"the JSON is no {message.DESCRIPTOR.name}" + (f": see {place}" if place else "")
+            f"the JSON is not an {message.DESCRIPTOR.name}" + (f": see {place}" if place else "")
         ) from None
     return request
 

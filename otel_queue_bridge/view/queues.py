@@ -28,6 +28,10 @@ _STEPS = WINDOW // STEP
 _ROWS = 2_000
 _SERIES = 20_000
 """How many rows, and how many series of metrics, are told apart; what comes later is left out."""
+_PROCESSES = 200
+"""Of so many processes a gauge is kept."""
+_MOST = 2**53
+"""A larger count is no count."""
 _SAMPLES = 5
 _GROWTH = math.log(1.05)
 """Each bucket of a distribution is 5 % wider than the one before it."""
@@ -136,7 +140,7 @@ class Queues:
             return
         row.last_seen = max(row.last_seen, span.end / 1e6)
         bucket = row.spans.at(self._step(span.end / 1e9))
-        tasks = number(attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT)) or 1
+        tasks = min(number(attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT)) or 1, _MOST)
         status = attributes.get(semconv.TASK_STATUS, attributes.get("status"))
         if step == "submit":
             first = attributes.get(semconv.TASK_ATTEMPT, 1) == 1
@@ -175,10 +179,20 @@ class Queues:
         if key in (semconv.DEPTH.key, semconv.WORKERS.key):
             queue = str(point.attributes.get(semconv.MESSAGING_DESTINATION_NAME, ""))
             of = f"{system} {queue}" if key == semconv.DEPTH.key else system
-            said = self._gauges.setdefault((key, of), {})
-            said[_process(point)] = (point.time / 1e9, point.value)
+            self._say((key, of), _process(point), point)
         elif key:
             self._count(key, point)
+
+    def _say(self, gauge: tuple[str, str], process: str, point: Point) -> None:
+        if gauge not in self._gauges and len(self._gauges) >= _ROWS:
+            return
+        said = self._gauges.setdefault(gauge, {})
+        if len(said) >= _PROCESSES:
+            old = self.clock() - _FRESH
+            for one in [one for one, (when, _) in said.items() if when <= old]:
+                del said[one]
+        if len(said) < _PROCESSES or process in said:
+            said[process] = (point.time / 1e9, point.value)
 
     def _key_of(self, metric: str, system: str) -> str:
         """Return our own name for a metric, whichever vocabulary it is in; empty for others'."""
@@ -208,7 +222,7 @@ class Queues:
         else:
             before = None
         count = (point.count or point.value) - ((before.count or before.value) if before else 0)
-        if not 0 < count < math.inf:
+        if not 0 < count < _MOST:
             return
         row.last_seen = max(row.last_seen, point.time / 1e6)
         bucket = row.metrics.at(self._step(point.time / 1e9))

@@ -44,6 +44,8 @@ _BURST = 0.25
 _STATUS = 1.0
 _SILENCE = 15.0
 """Seconds: least between two bursts of rows, between two statuses, and most without a sign."""
+_TLS = b"\x16\x03"
+"""How a TLS handshake begins."""
 _ROWS = 200
 _MOST_ROWS = 2_000
 
@@ -149,9 +151,9 @@ class Filter:
         self._asked = {name: value for name, value in asked if value}
         allowed = f"there are {', '.join(sorted(_FILTERS))}"
         for name in self._asked.keys() - _FILTERS:
-            raise ValueError(f"there is no filter {name}: {allowed}")
+            raise ValueError(f"there is no filter {name}; {allowed}")
         if len(asked) > len(dict(asked)):
-            raise ValueError(f"each of the filters may be given once: {allowed}")
+            raise ValueError(f"a filter may be given only once; {allowed}")
         self.limit = min(self._number("limit", _ROWS), _MOST_ROWS)
         self._least = self._number("min_ms", 0)
         self.after = self._number("after", -1)
@@ -347,7 +349,14 @@ class _Connection(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_error(self, format: str, *args: object) -> None:  # noqa: A002 - the overridden name
-        self.server.view.store.reject(f"HTTP: {format % args}")
+        first = getattr(self, "raw_requestline", b"")
+        if first.startswith(b"PRI "):
+            reason = "the client speaks gRPC, which has a port of its own, usually 4317"
+        elif first.startswith(_TLS):
+            reason = "the client speaks TLS; the endpoint has to begin with http://"
+        else:
+            reason = f"what arrived was refused: {args[0] if args else format}"
+        self.server.view.store.reject(f"HTTP: {reason}")
 
     def log_request(self, code: object = "", size: object = "") -> None:
         """Print nothing: the terminal belongs to the user."""

@@ -30,7 +30,12 @@ TRACES = 2_000
 SPANS = 50_000
 SPANS_OF_A_TRACE = 10_000
 LOGS_OF_A_TRACE = 1_000
+BYTES = 60 * 2**20
 """How much is held; the oldest goes first."""
+_SPAN, _LINK, _LOG = 300, 400, 600
+"""About how many bytes each takes beside what it says."""
+_SERVICES = 100
+"""Of so many services it is said how many traces were dropped; the rest are `others`."""
 _STEPS = frozenset(step.name for step in (semconv.SUBMIT, semconv.DISPATCH, semconv.EXECUTE))
 _SOURCES = 1_000
 _EARLY_LOGS = 1_000
@@ -54,6 +59,7 @@ class Kept(NamedTuple):
     step: str
     """submit, dispatch or execute; empty for a span that is not ours."""
     task_id: str
+    failed: bool
 
 
 class Link(NamedTuple):
@@ -75,9 +81,11 @@ class Trace:
     sequence: int = 0
     """Grows with each change of any trace."""
     spans: dict[str, Kept] = field(default_factory=dict)
-    logs: deque[Log] = field(default_factory=lambda: deque(maxlen=LOGS_OF_A_TRACE))
+    logs: list[Log] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     root: str = ""
+    size: int = 0
+    """About how many bytes it takes."""
     begin: int = 0
     end: int = 0
     errors: int = 0
@@ -97,13 +105,16 @@ class Trace:
         if step not in _STEPS:
             step = ""
         task_id = str(attributes.get(semconv.MESSAGING_MESSAGE_ID, "")) if step else ""
-        self.spans[span.span_id] = Kept(message, source, span.name, span.parent_id, step, task_id)
+        failed = span.status == "ERROR"
+        self.spans[span.span_id] = Kept(
+            message, source, span.name, span.parent_id, step, task_id, failed
+        )
         self.begin = min(self.begin or span.start, span.start)
         self.end = max(self.end, span.end)
         self.services[span.service] = None
         if not span.parent_id or not self.root:
             self.root = span.span_id
-        if span.status == "ERROR":
+        if failed:
             self.errors += 1
             self.error = self.error or _last_part(attributes.get(semconv.ERROR_TYPE)) or "ERROR"
         if step:
@@ -134,7 +145,11 @@ class Trace:
         elsewhere = {link.to_span for link in leading}
         root = self.spans.get(self.root)
         going = {kept.task_id for kept in self.spans.values() if kept.step not in ("", "submit")}
-        submits = {span_id: kept for span_id, kept in self.spans.items() if kept.step == "submit"}
+        submits = {
+            span_id: kept
+            for span_id, kept in self.spans.items()
+            if kept.step == "submit" and not kept.failed
+        }
         return {
             "trace_id": self.trace_id,
             "sequence": self.sequence,
@@ -191,7 +206,7 @@ class Store:
         """Each is kept once."""
         self._early: deque[Log] = deque(maxlen=_EARLY_LOGS)
         self._sequence = 0
-        self._held = 0
+        self._held = self._bytes = 0
         self.newest = 0.0
         """The latest time of all that has arrived, in seconds since the epoch."""
         self.spans = self.points = self.logs = self.refused = 0
@@ -215,6 +230,7 @@ class Store:
                 self._add_log(log)
             self.points += len(points)
             self.logs += len(logs)
+            self._make_room()
             self.changed.notify_all()
 
     def reject(self, reason: str) -> None:
@@ -231,8 +247,8 @@ class Store:
             self._sequence += 1
             for span, (message, source) in arrived:
                 self.newest = max(self.newest, span.end / 1e9)
-                self._add_span(span, message, source)
-                self.queues.add_span(span)
+                if self._add_span(span, message, source):
+                    self.queues.add_span(span)
             self.spans += len(arrived)
             self._make_room()
             self.changed.notify_all()
@@ -249,16 +265,20 @@ class Store:
         if len(self._sources) > _SOURCES:
             self._sources.clear()
 
-    def _add_span(self, span: Span, message: bytes, source: Source) -> None:
+    def _add_span(self, span: Span, message: bytes, source: Source) -> bool:
+        """Keep a span; tell whether it is new, since exporters may send one twice."""
         trace = self._traces.get(span.trace_id)
         if trace is None:
             trace = self._traces[span.trace_id] = Trace(span.trace_id)
-            early = [log for log in self._early if log.trace_id == span.trace_id]
-            trace.logs.extend(early)
-        if span.span_id in trace.spans or len(trace.spans) >= SPANS_OF_A_TRACE:
-            return
+            for log in [log for log in self._early if log.trace_id == span.trace_id]:
+                self._keep_log(trace, log)
+        if span.span_id in trace.spans:
+            return False
+        if len(trace.spans) >= SPANS_OF_A_TRACE:
+            return True
         trace.add(span, message, source)
         self._held += 1
+        self._grow(trace, len(message) + _SPAN + _LINK * len(span.links))
         if not trace.owner or not span.parent_id:
             self._own(trace, span.service)
         for link in span.links:
@@ -267,6 +287,11 @@ class Store:
             self._linked.setdefault(link.trace_id, {})[found] = None
             self._touch(self._traces.get(link.trace_id))
         self._touch(trace)
+        return True
+
+    def _grow(self, trace: Trace, size: int) -> None:
+        trace.size += size
+        self._bytes += size
 
     def _touch(self, trace: Trace | None) -> None:
         if trace is not None:
@@ -275,37 +300,57 @@ class Store:
             self._owned[trace.owner].move_to_end(trace.trace_id)
 
     def _own(self, trace: Trace, service: str) -> None:
-        if trace.owner in self._owned:
-            self._owned[trace.owner].pop(trace.trace_id, None)
+        if owned := self._owned.get(trace.owner):
+            owned.pop(trace.trace_id, None)
+            if not owned:
+                del self._owned[trace.owner]
         trace.owner = service
         self._owned.setdefault(service, OrderedDict())[trace.trace_id] = None
 
     def _add_log(self, log: Log) -> None:
         trace = self._traces.get(log.trace_id)
-        if trace is None:
-            self._early.append(log)
-        else:
-            trace.logs.append(log)
+        if trace is not None:
+            self._keep_log(trace, log)
             self._sequence += 1
             self._touch(trace)
+        elif log.trace_id:
+            self._early.append(log)
+
+    def _keep_log(self, trace: Trace, log: Log) -> None:
+        if len(trace.logs) < LOGS_OF_A_TRACE:
+            trace.logs.append(log)
+            self._grow(trace, _LOG + len(log.body) + len(str(log.attributes)))
 
     def _make_room(self) -> None:
-        """Drop the oldest trace of whichever service has the most, until all fit."""
-        while len(self._traces) > self.limit or (
-            self._held > self._span_limit and len(self._traces) > 1
-        ):
-            service, owned = max(self._owned.items(), key=lambda item: len(item[1]))
+        """Drop the oldest trace of whichever service takes the most, until all fit."""
+        while self._is_full():
+            service, owned = max(self._owned.items(), key=lambda item: self._share(item[1]))
             trace_id, _ = owned.popitem(last=False)
             if not owned:
                 del self._owned[service]
-            trace = self._traces.pop(trace_id)
-            self._held -= len(trace.spans)
-            self.dropped[service] += 1
-            for link in trace.links:
-                leading = self._linked[link.to_trace]
-                leading.pop(link, None)
-                if not leading:
-                    del self._linked[link.to_trace]
+            self._drop(self._traces.pop(trace_id))
+            known = service in self.dropped or len(self.dropped) < _SERVICES
+            self.dropped[service if known else "others"] += 1
+
+    def _is_full(self) -> bool:
+        if len(self._traces) > self.limit:
+            return True
+        return len(self._traces) > 1 and (self._held > self._span_limit or self._bytes > BYTES)
+
+    def _share(self, owned: Collection[str]) -> int:
+        """Weigh a service's traces by what there is too much of."""
+        if len(self._traces) > self.limit:
+            return len(owned)
+        return sum(self._traces[trace_id].size for trace_id in owned)
+
+    def _drop(self, trace: Trace) -> None:
+        self._held -= len(trace.spans)
+        self._bytes -= trace.size
+        for link in trace.links:
+            leading = self._linked[link.to_trace]
+            leading.pop(link, None)
+            if not leading:
+                del self._linked[link.to_trace]
 
     # What is shown
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from otel_queue_bridge.otlp import Span
 
-_TRACE_LIMIT = 20.0
+_TRACE_LIMIT = 60.0
 """Seconds after the request within which its trace must be complete."""
 _PRICES = [12.5, 30.0, 7.25, 99.0]
 

@@ -12,7 +12,7 @@ export async function ask(path) {
 
 // Load, and then hear of each changed trace that matches the query, until the returned function is
 // called; all over again after the connection was lost, since the server may be another one by then.
-// `load` returns the sequence up to which it has seen all. A view follows once: browsers allow six
+// `load` returns the sequence up to which it has seen all, or null if the query was refused. A view follows once: browsers allow six
 // connections. The server's status comes this way, too, and is passed on as an event of the document.
 export function follow(query, load, changed) {
   let source = null;
@@ -22,7 +22,7 @@ export function follow(query, load, changed) {
   async function begin() {
     try {
       const sequence = await load();
-      if (left) return;
+      if (left || sequence === null) return;
       source = new EventSource(`/api/events?${query}${sequence === undefined ? "" : `&after=${sequence}`}`);
       source.addEventListener("trace", (event) => changed(JSON.parse(event.data)));
       source.addEventListener("status", (event) => tell(JSON.parse(event.data)));

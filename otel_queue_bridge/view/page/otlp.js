@@ -64,7 +64,8 @@ export function readRows(spans) {
   for (const row of rows.values()) {
     row.title = titleOf(row);
     if (row.task) row.attempts = readAttempts(row.spans);
-    const parent = parentOf(row, byId, rowOf);
+    const parent = parentOf(row, rowOf);
+    row.parent = parent;
     row.orphan = !parent && row.spans[0].parent !== "" && !byId.has(row.spans[0].parent);
     (parent?.children ?? roots).push(row);
   }
@@ -77,20 +78,16 @@ function titleOf({ spans, task }) {
 }
 
 // The row above: that of the first parent which is no span of the row itself, unless that leads in a circle.
-function parentOf(row, byId, rowOf) {
+function parentOf(row, rowOf) {
   for (const span of row.spans) {
     const above = rowOf.get(span.parent);
-    if (above && above !== row && !isBelow(above, row, byId, rowOf)) return above;
+    if (above && above !== row && !isBelow(above, row)) return above;
   }
   return null;
 }
 
-function isBelow(row, other, byId, rowOf) {
-  const seen = new Set();
-  for (let at = row; at && !seen.has(at); at = rowOf.get(at.spans[0].parent)) {
-    if (at === other) return true;
-    seen.add(at);
-  }
+function isBelow(row, other) {
+  for (let at = row; at; at = at.parent) if (at === other) return true;
   return false;
 }
 

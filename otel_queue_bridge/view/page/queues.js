@@ -35,11 +35,13 @@ export function queues(main) {
   main.append(el("table", { class: "queues" }, el("thead", {}, head), body), note);
 
   async function load() {
-    clearTimeout(timer);
-    found = await ask("/api/queues");
-    if (left) return;
-    draw();
-    timer = setTimeout(() => load().catch(() => {}), PERIOD); // `follow` notices that it is gone
+    try {
+      found = await ask("/api/queues");
+      if (!left) draw();
+    } finally {
+      clearTimeout(timer);
+      if (!left) timer = setTimeout(() => load().catch(() => {}), PERIOD); // `follow` notices that it is gone
+    }
   }
 
   function draw() {
@@ -49,7 +51,7 @@ export function queues(main) {
     if (focused) [...main.querySelectorAll("[data-key]")].find((one) => one.dataset.key === focused)?.focus({ preventScroll: true });
     main.firstElementChild.hidden = !found.rows.length;
     note.textContent = found.rows.length
-      ? "The last 15 minutes, counted as spans or metrics arrive, whichever have counted more. Open a task for its plots and sample traces."
+      ? "The last 15 minutes, counted as spans or metrics arrive, whichever counted more. Open a task for its plots and sample traces."
       : "No task has been seen yet. A queue appears here with its first span or metric.";
   }
 

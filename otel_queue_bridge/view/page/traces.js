@@ -18,6 +18,7 @@ export function traces(main, parameters) {
   let typing = null;
   let status = null;
   let explained = null;
+  let refused = "";
   let leave = () => {};
   const list = el("ol", { class: "traces", "aria-label": "Traces" });
   const note = el("p", { class: "note" });
@@ -47,17 +48,19 @@ export function traces(main, parameters) {
   async function load() {
     const asked = parameters;
     let found = { traces: [] };
+    let said = "";
     try {
       found = await ask(`/api/traces?${asked}`);
     } catch (error) {
       if (!error.status) throw error;
-      note.textContent = error.message;
+      said = error.message;
     }
     if (asked !== parameters) return undefined;
+    refused = said;
     rows = new Map(found.traces.map((row) => [row.trace_id, row]));
     held = new Map();
     draw();
-    return found.sequence;
+    return refused ? null : found.sequence;
   }
 
   function toggle() {
@@ -90,7 +93,7 @@ export function traces(main, parameters) {
     if (focused) list.querySelector(`[data-trace="${focused}"] a`)?.focus({ preventScroll: true });
     list.hidden = !newest.length;
     pause.textContent = paused ? (held.size ? `Resume · ${held.size} new` : "Resume") : "Pause";
-    note.textContent = newest.length === MOST ? `The newest ${MOST} are shown. A filter finds older ones.` : "";
+    note.textContent = refused || (newest.length === MOST ? `The newest ${MOST} are shown. A filter finds older ones.` : "");
     explain();
   }
 

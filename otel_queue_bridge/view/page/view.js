@@ -19,6 +19,7 @@ function route() {
   document.querySelectorAll("nav a").forEach((link) => {
     const current = (link.hash === "#/queues") === (view === "queues");
     if (current) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   });
   document.title = "otel-queue-bridge";
   main.replaceChildren();
