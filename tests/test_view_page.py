@@ -142,6 +142,24 @@ def test_a_filter_is_kept_in_the_address_and_holds_for_what_arrives(page: Page) 
     wait_until(lambda: len(page.texts(ROWS)) == 4)
 
 
+def test_a_filter_that_makes_no_sense_is_refused_with_the_reason(page: Page) -> None:
+    page.send(request())
+    page.open("/?min_ms=1.5")
+    page.sees("min_ms has to be a whole number", ".note")
+    page.sees("live", "#status")
+    (complaint,) = page.complaints()  # the browser's, of the status 400
+    assert "400" in complaint
+    page.open()
+    page.sees("POST /orders", ROWS)
+
+
+def test_the_navigation_says_where_one_is(page: Page) -> None:
+    page.open()
+    for name in ("Queues", "Traces", "Queues"):
+        page.click("nav a", name)
+        wait_until(lambda name=name: page.texts("nav [aria-current]") == [name])
+
+
 def test_a_paused_list_says_how_many_are_new(page: Page) -> None:
     page.send(request(trace=1))
     page.open()
