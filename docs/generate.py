@@ -39,6 +39,17 @@ What only one queue has begins with its name: see [celery.md](celery.md) and
 
 $metrics
 
+Under `naming=messaging` the unit `{task}` is `{message}`, and counters and histograms may also have
+`messaging.operation.name`. All metrics of tasks have the system, the queue and the task's name;
+those of attempts also the status and `error.type`, where they apply.
+
+A retry is not submitted again. `task.workers.active` counts the places that can run a task:
+Celery's pool slots, Dramatiq's threads, RQ's workers, FastWorker's subworkers. `task.queue.depth`
+counts all priorities of each queue that is consumed.
+
+A failed span has an event `exception` with `exception.type`, `exception.message` and
+`exception.stacktrace`.
+
 Buckets of the histograms, in seconds: $buckets.
 """)
 

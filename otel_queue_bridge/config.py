@@ -113,7 +113,8 @@ def _capture(value: Any) -> Mapping[str, frozenset[str]]:
 
 ABOUT = {
     "queues": (
-        "which queue libraries are instrumented; all that are installed, unless a list is given"
+        "which queue libraries are instrumented, such as `celery,rq`; without it, all that are "
+        "installed"
     ),
     "naming": (
         "how spans and metrics are named: `task` (`execute {task}`), `system` "
@@ -124,7 +125,7 @@ ABOUT = {
         "how the worker's spans belong to the submit: `child` of it, in a new trace with "
         "a `link` to it, or `none`"
     ),
-    "link_after": "seconds of planned delay beyond which `link` is used",
+    "link_after": "seconds of planned delay beyond which `link` is used; `off` is the default",
     "dispatch_spans": "false: only submit and execute, two spans for a task",
     "metrics": "false: no metrics at all",
     "queue_depth": (
