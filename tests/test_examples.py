@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import own_queue
-from tests.servers import Processes, absent
+from tests.servers import Processes, absent, wait_until
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -18,7 +18,8 @@ def run(processes: Processes, example: str, *arguments: str, **env: str) -> str:
         example, [sys.executable, "run.py", *arguments], cwd=EXAMPLES / example, env=env
     )
     assert process.wait() == 0, process.log()
-    assert process.members() == set()
+    # What cleans up behind a killed example ends a moment after the example itself.
+    wait_until(lambda: not process.members(), what=f"{example} has left nothing behind")
     return process.log()
 
 
