@@ -15,9 +15,10 @@ APP = "tests.contract.apps.rq_app"
 @pytest.fixture(scope="class", params=["rq.worker.Worker", "rq.worker.SimpleWorker"])
 def library(request: pytest.FixtureRequest, valkey: Valkey) -> Library:
     def clear() -> None:
-        # A lock that would keep the next worker's scheduler idle for a minute.
+        # A lock that would keep the next worker's scheduler idle for a minute, and the jobs that
+        # were just ending: a worker that starts 90 seconds later would report them as abandoned.
         with Redis.from_url(valkey.url) as client:
-            client.delete("rq:scheduler-lock:contract")
+            client.delete("rq:scheduler-lock:contract", "rq:wip:contract")
 
     command = ["rq", "worker", "contract", "--url", valkey.url, "--with-scheduler"]
     return Library(
