@@ -82,7 +82,7 @@ class Run:
         env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the others take seconds to start
         ended = subprocess.run(
-            [str(AGAIN), "test", "end"],
+            [str(AGAIN), "end", "make", "test"],
             cwd=folder,
             env=env,
             stdout=subprocess.PIPE,

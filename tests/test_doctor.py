@@ -333,12 +333,8 @@ def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected, tmp_
     )  # other tests need the exporter; here it is seen without its parts
     without_grpc.add("opentelemetry-exporter-otlp-proto-grpc", version("opentelemetry-sdk"))
     report = run("--json", environment=healthy | without_grpc.environment | changes)
-    others = (
-        "dramatiq is ",
-        "fastworker is ",
-        "rq is ",
-        "FastAPI is ",
-    )  # what befalls them all is told of each
+    # A setting that affects every queue is reported once for each.
+    others = ("dramatiq is ", "fastworker is ", "rq is ", "FastAPI is ")
     findings = [one for one in report.remarks if not one["message"].startswith(others)]
     assert len(findings) == 1, report.remarks
     (finding,) = findings

@@ -42,7 +42,6 @@ from otel_queue_bridge.otlp.requests import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -91,12 +90,7 @@ class GrpcServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -375,7 +369,7 @@ def _stray(first: bytes) -> str:
     if first.startswith(_TLS):
         return "the client speaks TLS; the endpoint must begin with http://"
     if re.match(rb"[A-Z]{3,7} /", first):
-        return "the client speaks HTTP/1.1; OTLP over HTTP has a port of its own, usually 4318"
+        return "the client speaks HTTP/1.1; OTLP over HTTP uses another port, usually 4318"
     return ""
 
 

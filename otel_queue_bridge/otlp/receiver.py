@@ -35,7 +35,6 @@ from otel_queue_bridge.otlp.requests import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from email.message import Message
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -70,12 +69,7 @@ class Receiver:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._closed.set()
         self._server.shutdown()
         self._thread.join()

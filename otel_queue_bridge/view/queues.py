@@ -27,11 +27,11 @@ STEP = 15
 _STEPS = WINDOW // STEP
 _ROWS = 2_000
 _SERIES = 20_000
-"""How many rows, and how many series of metrics, are told apart; what comes later is left out."""
+"""The most rows and series of metrics that are kept; later ones are ignored."""
 _PROCESSES = 200
-"""Of so many processes a gauge is kept."""
+"""The most processes whose gauges are kept."""
 _MOST = 2**53
-"""A larger count is no count."""
+"""A larger count is ignored: it cannot be right."""
 _SAMPLES = 5
 _GROWTH = math.log(1.05)
 """Each bucket of a distribution is 5 % wider than the one before it."""
@@ -328,7 +328,7 @@ def _place(milliseconds: float) -> int:
 
 
 def _distribution(point: Point, before: Point | None) -> Iterator[tuple[int, int]]:
-    """Spread a histogram's new counts over our buckets: within one of its own, evenly."""
+    """Convert a histogram's new counts to our buckets; spread each of its buckets evenly."""
     earlier = before.bucket_counts if before else (0,) * len(point.bucket_counts)
     new = [now - then for now, then in zip(point.bucket_counts, earlier, strict=False)]
     bounds = (0.0, *point.bounds, point.bounds[-1] if point.bounds else 0.0)

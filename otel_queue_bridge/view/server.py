@@ -26,7 +26,6 @@ from otel_queue_bridge.view.store import texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -87,12 +86,7 @@ class Server:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.closing.set()
         with self.store.changed:
             self.store.changed.notify_all()
@@ -351,7 +345,7 @@ class _Connection(BaseHTTPRequestHandler):
     def log_error(self, format: str, *args: object) -> None:  # noqa: A002 - the overridden name
         first = getattr(self, "raw_requestline", b"")
         if first.startswith(b"PRI "):
-            reason = "the client speaks gRPC, which has a port of its own, usually 4317"
+            reason = "the client speaks gRPC, which uses another port, usually 4317"
         elif first.startswith(_TLS):
             reason = "the client speaks TLS; the endpoint has to begin with http://"
         else:

@@ -35,7 +35,7 @@ BYTES = 60 * 2**20
 _SPAN, _LINK, _LOG = 300, 400, 600
 """About how many bytes each takes beside what it says."""
 _SERVICES = 100
-"""Of so many services it is said how many traces were dropped; the rest are `others`."""
+"""The most services whose dropped traces are counted by name; the rest count as `others`."""
 _STEPS = frozenset(step.name for step in (semconv.SUBMIT, semconv.DISPATCH, semconv.EXECUTE))
 _SOURCES = 1_000
 _EARLY_LOGS = 1_000

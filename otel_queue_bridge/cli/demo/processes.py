@@ -17,7 +17,6 @@ from otel_queue_bridge.cli import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -91,12 +90,7 @@ class Process:
         self._reader.start()
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._lifeline.close()
         self._process.wait()
         # The output ends when the last process of the group is gone.

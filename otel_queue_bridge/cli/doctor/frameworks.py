@@ -22,7 +22,7 @@ def findings(environment: Mapping[str, str]) -> Iterator[Finding]:
     off = disabled(environment)
     found = {framework for framework in _FRAMEWORKS if installed(framework)}
     if "FastAPI" in found:
-        found -= {"Starlette"}  # it is a part of FastAPI, which has an instrumentation of its own
+        found -= {"Starlette"}  # FastAPI's instrumentation covers it
     for framework in sorted(found):
         name = _FRAMEWORKS[framework]
         missing = "web requests are missing from the traces of their tasks"

@@ -15,7 +15,7 @@ export function howToSend(status) {
   if (status.file) return [el("h1", {}, `${status.file} holds no traces`)];
   return [
     el("h1", {}, "Waiting for the first trace"),
-    el("p", {}, "Start your web app and your worker like this, each in a terminal of its own, and send a request. Traces appear here by themselves."),
+    el("p", {}, "Start your web app and your worker like this, each in a separate terminal, and send a request. Traces appear here by themselves."),
     el("h2", {}, "Once"),
     copyable("pip install otel-queue-bridge opentelemetry-distro opentelemetry-exporter-otlp-proto-http \\\n    opentelemetry-instrumentation-fastapi  # or -django, -flask: that of your web framework"),
     el("h2", {}, "Web app"),
