@@ -231,6 +231,16 @@ def test_events_go_on_where_a_client_was(server: Server, how: str) -> None:
     listener.close()
 
 
+def test_closing_ends_a_connection_that_is_kept_alive() -> None:
+    with Server(Store(Queues()), port=0) as server:
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        connection.request("GET", "/api/status")
+        connection.getresponse().read()
+        assert connection.sock
+    assert connection.sock.recv(1) == b""
+    connection.close()
+
+
 def test_closing_ends_the_events() -> None:
     with Server(Store(Queues()), port=0) as server:
         listener = Listener(server)

@@ -6,19 +6,16 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
-from contextlib import suppress
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from typing import TYPE_CHECKING
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from otel_queue_bridge.otlp.http import Connection, LoopbackServer
 from otel_queue_bridge.otlp.records import Point, Span, read_points, read_spans
 from otel_queue_bridge.otlp.requests import (
     PATHS,
@@ -64,7 +61,7 @@ class Receiver:
         self.clear()
 
     def __enter__(self) -> Self:
-        self._server = _Server(("127.0.0.1", self._port), self._answer, self._reject)
+        self._server = _Server(self._port, self._answer, self._reject)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
         return self
@@ -177,43 +174,22 @@ class Receiver:
             self._rejected.append(reason)
 
 
-class _Server(ThreadingHTTPServer):
-    # Closing joins the threads: none may outlive the `with` block.
-    daemon_threads = False
-
+class _Server(LoopbackServer):
     def __init__(
         self,
-        address: tuple[str, int],
+        port: int,
         answer: Callable[[str, Message, bytes], tuple[int, bytes]],
         reject: Callable[[str], None],
     ) -> None:
         self.answer = answer
         self.reject = reject
-        self.connections: WeakSet[socket.socket] = WeakSet()
-        super().__init__(address, _Connection)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        self.connections.add(connection)
-        return connection, address
-
-    def server_close(self) -> None:
-        # Clients keep idle connections open; without this their threads would never end.
-        for connection in tuple(self.connections):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        super().server_close()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: clients may go away at any time."""
+        super().__init__(port, _Connection)
 
 
-class _Connection(BaseHTTPRequestHandler):
+class _Connection(Connection):
     server: _Server
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - http.server calls it
         kind = self.headers.get("Content-Type", PROTOBUF)
         try:
             body = read_body(self.rfile, self.headers)
@@ -235,9 +211,6 @@ class _Connection(BaseHTTPRequestHandler):
 
     def log_error(self, format: str, *args: object) -> None:  # noqa: A002 - the overridden name
         self.server.reject(format % args)
-
-    def log_request(self, code: object = "", size: object = "") -> None:
-        """Print nothing: the terminal belongs to the user."""
 
 
 def _summary(spans: list[Span]) -> str:

@@ -7,12 +7,12 @@ import threading
 import time
 from contextlib import suppress
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from otel_queue_bridge.otlp import to_otlp_json
+from otel_queue_bridge.otlp.http import Connection, LoopbackServer
 from otel_queue_bridge.otlp.requests import (
     BadRequest,
     answer_type,
@@ -75,7 +75,7 @@ class Server:
         self.store = store
         self.closing = threading.Event()
         self._kept = kept
-        self._server = _Server(("127.0.0.1", port), self)
+        self._server = _Server(port, self)
         self.port: int = self._server.server_port
         self.origin = Origin(f"http://127.0.0.1:{self.port}", file=file)
 
@@ -192,24 +192,16 @@ _MATCHES: dict[str, Callable[[str, Trace, dict[str, Any]], bool]] = {
 _FILTERS = frozenset({*_MATCHES, "after", "limit", "min_ms"})
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], view: Server) -> None:
+class _Server(LoopbackServer):
+    def __init__(self, port: int, view: Server) -> None:
         self.view = view
-        super().__init__(address, _Connection)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: clients may go away at any time."""
+        super().__init__(port, _Connection)
 
 
-class _Connection(BaseHTTPRequestHandler):
+class _Connection(Connection):
     server: _Server
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - http.server calls it
         path = urlsplit(self.path).path
         content_type = self.headers.get("Content-Type", "")
         try:
@@ -232,7 +224,7 @@ class _Connection(BaseHTTPRequestHandler):
             return
         self._send(HTTPStatus.OK, encode(path, content_type), answer_type(content_type))
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - likewise
         if not self._is_for_us():
             return
         view = self.server.view
@@ -351,9 +343,6 @@ class _Connection(BaseHTTPRequestHandler):
         else:
             reason = f"what arrived was refused: {args[0] if args else format}"
         self.server.view.store.reject(f"HTTP: {reason}")
-
-    def log_request(self, code: object = "", size: object = "") -> None:
-        """Print nothing: the terminal belongs to the user."""
 
 
 def _event(kind: str, data: object, sequence: int) -> bytes:
