@@ -176,7 +176,6 @@ def test_an_sdk_that_was_started_before_greenlets_is_one_warning(
     env: dict[str, str],
     warning: str,
 ) -> None:
-    pytest.importorskip(pool if pool != "threads" else "celery")
     worker = processes.start(
         "worker",
         ["opentelemetry-instrument", "celery", "-A", APP, "worker", "-P", pool, "-l", "INFO"],
