@@ -1,6 +1,7 @@
 """The instruments of one meter provider, shared by all queues of a process: tables and gauges.
 
-Counters are tables of ours that observable instruments read. A table can be cleared after a
+An instrument hands out a cell for each attribute set: what is recorded again and again costs one
+call. Counters are tables of ours that observable instruments read. A table can be cleared after a
 fork, where the SDK would go on exporting what the parent had counted, and adding to it costs a
 fraction of the SDK's `Counter.add`. Histograms are the SDK's.
 """
@@ -12,7 +13,8 @@ import threading
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -44,27 +46,56 @@ Attributes = tuple[tuple[str, "str | bool"], ...]
 _OVERFLOW: Attributes = ((semconv.OVERFLOW, True),)
 
 
+class Count:
+    """One attribute set of a counter."""
+
+    __slots__ = ("_lock", "attributes", "count")
+
+    def __init__(self, attributes: Attributes) -> None:
+        self.attributes = attributes
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self.count += 1
+
+
 class Counter:
     """A table of counts."""
 
     def __init__(self) -> None:
-        self.clear()
+        self._cells: _Cells[Count] = _Cells(Count)
+
+    def cell(self, attributes: Attributes) -> Count:
+        """Return the count of these attributes, the same at each call."""
+        return self._cells.of(attributes)
 
     def clear(self) -> None:
-        self._lock = threading.Lock()
-        self.counts: dict[Attributes, int] = {}
+        self._cells.clear()
 
-    def record(self, attributes: Attributes, _: float | None = None) -> None:
-        with self._lock:
-            counts = self.counts
-            if attributes not in counts and len(counts) >= _LARGEST:
-                attributes = _OVERFLOW
-            counts[attributes] = counts.get(attributes, 0) + 1
+    def counted(self) -> bool:
+        return any(cell.count for cell in self._cells.all())
 
     def observe(self, _: CallbackOptions) -> list[Observation]:
-        with self._lock:
-            counts = list(self.counts.items())
-        return [Observation(count, dict(attributes)) for attributes, count in counts]
+        return [Observation(cell.count, dict(cell.attributes)) for cell in self._cells.all()]
+
+
+class Distribution:
+    """One attribute set of a histogram."""
+
+    __slots__ = ("_feed", "_histogram", "attributes")
+
+    def __init__(self, histogram: Histogram, attributes: Attributes) -> None:
+        self._histogram = histogram
+        self.attributes = attributes
+        self._feed: Callable[[float], bool] | None = None
+
+    def record(self, value: float) -> None:
+        """Record what is finite and not negative; the SDK complains of anything else."""
+        feed = self._feed
+        if feed is None or not 0 <= value < inf or not feed(value):
+            self._feed = self._histogram.record(self.attributes, value)
 
 
 class Histogram:
@@ -72,28 +103,29 @@ class Histogram:
 
     def __init__(self) -> None:
         self._made: metrics.Histogram | None = None
-        self.clear()
+        self._cells: _Cells[Distribution] = _Cells(partial(Distribution, self))
+        self._lock = threading.Lock()
+        self._early: list[tuple[Attributes, float]] = []
+
+    def cell(self, attributes: Attributes) -> Distribution:
+        """Return the distribution of these attributes, the same at each call."""
+        return self._cells.of(attributes)
 
     def clear(self) -> None:
         self._lock = threading.Lock()
-        self._sets: set[Attributes] = set()
-        self._early: list[tuple[Attributes, float]] = []
+        self._early = []
+        self._cells.clear()
 
-    def record(self, attributes: Attributes, value: float | None) -> None:
-        if value is None:
-            return
-        if attributes not in self._sets:
-            if len(self._sets) >= _LARGEST:
-                attributes = _OVERFLOW
-            else:
-                self._sets.add(attributes)
+    def record(self, attributes: Attributes, value: float) -> Callable[[float], bool] | None:
+        """Record a value; return what records the next ones of these attributes, once there is."""
         if self._made is None:
             with self._lock:
                 if self._made is None:
                     if len(self._early) < _EARLY:
                         self._early.append((attributes, value))
-                    return
+                    return None
         self._made.record(value, dict(attributes))
+        return _feeder(self._made, dict(attributes))
 
     def start(self, made: metrics.Histogram) -> None:
         with self._lock:
@@ -101,6 +133,52 @@ class Histogram:
             for attributes, value in self._early:
                 made.record(value, dict(attributes))
             self._early.clear()
+
+
+_C = TypeVar("_C")
+
+
+class _Cells(Generic[_C]):
+    """The cells of one instrument, by attributes; those past the limit are one."""
+
+    def __init__(self, make: Callable[[Attributes], _C]) -> None:
+        self._make = make
+        self._cells: dict[Attributes, _C] = {}
+        self._lock = threading.Lock()
+
+    def of(self, attributes: Attributes) -> _C:
+        cell = self._cells.get(attributes)
+        if cell is None:
+            with self._lock:
+                if attributes not in self._cells and len(self._cells) >= _LARGEST:
+                    attributes = _OVERFLOW
+                cell = self._cells.setdefault(attributes, self._make(attributes))
+        return cell
+
+    def all(self) -> list[_C]:
+        with self._lock:
+            return list(self._cells.values())
+
+    def clear(self) -> None:
+        """In a forked child: begin with nothing; cells handed out before are the parent's."""
+        self._lock = threading.Lock()
+        self._cells.clear()
+
+
+def _feeder(made: metrics.Histogram, attributes: dict[str, str | bool]) -> Callable[[float], bool]:
+    """Return the cheapest function that records a value in this histogram."""
+    if type(made).__module__.startswith("opentelemetry.sdk."):
+        # An SDK may be different inside, or have settings for which this is no good.
+        with suppress(Exception):
+            from otel_queue_bridge.aggregations import feeder  # noqa: PLC0415 - needs the SDK
+
+            return feeder(made, attributes)
+
+    def feed(value: float) -> bool:
+        made.record(value, attributes)
+        return True
+
+    return feed
 
 
 class Gauge:
@@ -221,7 +299,9 @@ class Instruments:
 
     def counted(self) -> bool:
         """Tell whether any counter holds anything."""
-        return any(isinstance(made, Counter) and made.counts for made in tuple(self._made.values()))
+        return any(
+            isinstance(made, Counter) and made.counted() for made in tuple(self._made.values())
+        )
 
     def start_from_nothing(self) -> None:
         """In a forked child: forget what the parent counted and watched."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from otel_queue_bridge.semconv import Metric
 
 _OTHER = "_other"
-_CACHED = 1000
-"""Prepared records kept; what is above the caps needs no more."""
+_CACHED = 2000
+"""Cells that are found by the facts of a task; of all others they have to be worked out."""
 
 _NotYet = type(metrics._internal._ProxyMeterProvider())  # noqa: SLF001 - has no public name
 
@@ -45,11 +46,8 @@ class Measurements:
         self._resolved: Instruments | None = None
         self._tasks = _Names(config.max_task_names)
         self._queues = _Names(config.max_queue_names)
-        self._prepared: dict[
-            tuple[str | None, ...], tuple[Counter | Histogram, Attributes] | None
-        ] = {}
+        self._cell = lru_cache(_CACHED)(self._find_cell)
         self._send: Callable[..., bool] | None = None
-        self._preparing = threading.Lock()
 
     @property
     def instruments(self) -> Instruments | None:
@@ -75,7 +73,9 @@ class Measurements:
     def report_to(self, send: Callable[..., bool] | None) -> None:
         """In a forked child: have what is counted recorded by the parent, or, by None, here."""
         self._send = send
-        self._preparing = threading.Lock()  # another thread may have held it at the fork
+        self._cell.cache_clear()
+        self._tasks.free()
+        self._queues.free()
 
     def submitted(
         self, task: Task, error_type: str | None, duration: float, *, handed_over: bool = True
@@ -113,7 +113,7 @@ class Measurements:
 
     def relayed(self, key: str, value: float | None, *facts: str | None) -> None:
         """Record what a child has reported, under this process's caps."""
-        self._record_facts(semconv.RECORDED[key], facts, value)
+        self._record_facts(key, facts, value)
 
     def watch(self, metric: Metric, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
         """Read a gauge at each export; the function returned ends that."""
@@ -149,35 +149,30 @@ class Measurements:
     ) -> None:
         facts = (task.name, task.queue, status, error_type)
         if self._send is None or not self._send(self._system, metric.key, value, *facts):
-            self._record_facts(metric, facts, value)
+            self._record_facts(metric.key, facts, value)
 
-    def _record_facts(
-        self, metric: Metric, facts: tuple[str | None, ...], value: float | None
-    ) -> None:
+    def _record_facts(self, key: str, facts: tuple[str | None, ...], value: float | None) -> None:
+        if self._resolved is None and self.instruments is None:
+            return
+        cell = self._cell(key, *facts)
+        if cell is None:
+            return
+        if value is None:
+            cell.add()
+        else:
+            cell.record(value)
+
+    def _find_cell(
+        self, key: str, task: str, queue: str, status: str | None, error_type: str | None
+    ) -> Any:
+        """Return the cell of a metric for these facts; None where the metric has no name."""
         instruments = self.instruments
         if instruments is None:
-            return
-        key = (metric.key, *facts)
-        try:
-            prepared = self._prepared[key]
-        except KeyError:
-            with self._preparing:
-                prepared = self._prepare(instruments, metric, facts)
-                if len(self._prepared) >= _CACHED:
-                    self._prepared.clear()
-                self._prepared[key] = prepared
-        if prepared is not None:
-            prepared[0].record(prepared[1], value)
-
-    def _prepare(
-        self, instruments: Instruments, metric: Metric, facts: tuple[Any, ...]
-    ) -> tuple[Counter | Histogram, Attributes] | None:
-        """Work out what is the same for every such record; None where it has no name."""
-        instrument = self._instrument(instruments, metric)
+            return None
+        instrument = self._instrument(instruments, semconv.RECORDED[key])
         if instrument is None:
             return None
-        task, queue, status, error_type = facts
-        operation = _OPERATION.get(metric.key) if self._naming == "messaging" else None
+        operation = _OPERATION.get(key) if self._naming == "messaging" else None
         named = (
             (semconv.MESSAGING_SYSTEM, self._system),
             (semconv.MESSAGING_OPERATION_NAME, operation),
@@ -186,7 +181,7 @@ class Measurements:
             (self._status, status),
             (semconv.ERROR_TYPE, error_type),
         )
-        return instrument, tuple((name, value) for name, value in named if value is not None)
+        return instrument.cell(tuple((name, value) for name, value in named if value is not None))
 
     def _instrument(self, instruments: Instruments, metric: Metric) -> Counter | Histogram | None:
         name = metric.name(self._naming, self._system)
@@ -204,11 +199,16 @@ class _Names:
     def __init__(self, number: int) -> None:
         self._number = number
         self._names: set[str] = set()
+        self.free()
+
+    def free(self) -> None:
+        """In a forked child: another thread may have held the lock at the fork."""
+        self._lock = threading.Lock()
 
     def capped(self, name: str) -> str:
         if name in self._names:
             return name
-        if len(self._names) >= self._number:
-            return _OTHER
-        self._names.add(name)
-        return name
+        with self._lock:
+            if len(self._names) < self._number:
+                self._names.add(name)
+            return name if name in self._names else _OTHER

@@ -18,7 +18,7 @@ HOSTS = {"billiard", "celery", "dramatiq", "fastworker", "kombu", "pynng", "rq"}
 
 # A module imports only from rows above its own; `forks`, a folder, also from itself.
 ROWS = [
-    {"adapter", "semconv", "failures"},
+    {"adapter", "semconv", "failures", "aggregations"},
     {"config"},
     {"propagation", "instruments", "versions"},
     {"tracing", "metrics"},
