@@ -15,10 +15,9 @@ from opentelemetry.context import (
     create_key,
     detach,
     get_current,
-    get_value,
     set_value,
 )
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from otel_queue_bridge import failures, semconv, versions
 from otel_queue_bridge.failures import Reports
@@ -74,6 +73,8 @@ def _polling() -> Context:
 
 
 _ADDED = _polling()
+_SUPPRESSING = tuple(key for key in _ADDED if key != _POLLING)
+"""The keys of OpenTelemetry's `suppress_instrumentation`."""
 
 
 class Bridge:
@@ -121,9 +122,14 @@ class Bridge:
 
     def active(self) -> bool:
         """Tell whether there is anything to do: an SDK, and no suppression but our own."""
-        if not self._tracing.active() and not self._measurements.active():
+        traced = self._tracing.records or self._tracing.active()
+        if not traced and not self._measurements.active():
             return False
-        return is_instrumentation_enabled() or bool(get_value(_POLLING))
+        current = get_current()
+        for key in _SUPPRESSING:
+            if current.get(key):
+                return bool(current.get(_POLLING))
+        return True
 
     # Operations
 

@@ -24,7 +24,8 @@ _OTHER = "_other"
 _CACHED = 2000
 """Cells that are found by the facts of a task; of all others they have to be worked out."""
 
-_NotYet = type(metrics._internal._ProxyMeterProvider())  # noqa: SLF001 - has no public name
+_api = metrics._internal  # noqa: SLF001 - what follows has no public name
+_NotYet = type(_api._ProxyMeterProvider())  # noqa: SLF001
 
 _OPERATION = {
     semconv.SUBMITTED.key: "submit",
@@ -43,6 +44,7 @@ class Measurements:
         self._system = system
         self._naming = config.naming
         self._status = semconv.status_attribute(config.naming)
+        self._looked = False
         self._resolved: Instruments | None = None
         self._tasks = _Names(config.max_task_names)
         self._queues = _Names(config.max_queue_names)
@@ -53,7 +55,11 @@ class Measurements:
     def instruments(self) -> Instruments | None:
         """The instruments, once there is an SDK; it may be set up after instrument()."""
         if self._resolved is None and self._config.metrics:
-            provider = self._config.meter_provider or metrics.get_meter_provider()
+            own = self._config.meter_provider
+            if own is None and self._looked and getattr(_api, "_METER_PROVIDER", _api) is None:
+                return None  # as in `Tracing.active`
+            self._looked = True
+            provider = own or metrics.get_meter_provider()
             if not isinstance(provider, (NoOpMeterProvider, _NotYet)):
                 found = instruments_of(provider)
                 for metric in semconv.RECORDED.values():

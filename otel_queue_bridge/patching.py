@@ -355,9 +355,7 @@ class _Advised:
         """Return a function that nobody inspects: it is made for one call, and has to be cheap."""
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            if not self._wanted(None):
-                return function(*args, **kwargs)
-            return self._run(function, Call(None, args, kwargs))
+            return self._call(function, None, args, kwargs)
 
         return called
 
@@ -369,19 +367,12 @@ class _Advised:
         if inspect.iscoroutinefunction(function):
 
             def called_soon(*args: Any, **kwargs: Any) -> Any:
-                # Called now and run when awaited: arguments that do not fit are refused here.
-                pending = function(*args, **kwargs)
-                if not self._wanted(instance):
-                    return pending
-                call = Call(instance, args, kwargs, self.maker)
-                return self._run_async(function, pending, call)
+                return self._await(function, instance, args, kwargs)
 
             return self._in_place_of(function, _coroutine_function(called_soon))
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            if not self._wanted(instance):
-                return function(*args, **kwargs)
-            return self._run(function, Call(instance, args, kwargs, self.maker))
+            return self._call(function, instance, args, kwargs)
 
         return self._in_place_of(function, called)
 
@@ -399,31 +390,21 @@ class _Advised:
         is_plain = bind is None and type(function) is FunctionType
 
         def bound(instance: object) -> Any:
-            if bind is not None:
-                return bind(instance)
-            # Somebody else's wrapper may tell by being bound who is called.
             if is_plain:
                 return partial(function, instance)
-            return function.__get__(instance, type(instance))
+            # Somebody else's wrapper may tell by being bound who is called.
+            return bind(instance) if bind else function.__get__(instance, type(instance))
 
         if inspect.iscoroutinefunction(function):
 
             def called_soon(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-                method = bound(instance)
-                pending = method(*args, **kwargs)
-                if not self._wanted(instance):
-                    return pending
-                return self._run_async(method, pending, Call(instance, args, kwargs))
+                return self._await(bound(instance), instance, args, kwargs)
 
             return self._in_place_of(function, _coroutine_function(called_soon))
 
         def called(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if is_plain and not self._wanted(instance):
-                return function(instance, *args, **kwargs)
-            method = bound(instance)
-            if not is_plain and not self._wanted(instance):
-                return method(*args, **kwargs)
-            return self._run(method, Call(instance, args, kwargs))
+            method = partial(function, instance) if is_plain else bound(instance)
+            return self._call(method, instance, args, kwargs)
 
         return self._in_place_of(function, called)
 
@@ -446,7 +427,12 @@ class _Advised:
             self._contain(error)
             return False
 
-    def _run(self, function: Any, call: Call) -> Any:
+    def _call(
+        self, function: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not self._wanted(instance):
+            return function(*args, **kwargs)
+        call = Call(instance, args, kwargs, self.maker)
         running = self._begin(call)
         if running is None:
             return function(*call.args, **call.kwargs)
@@ -459,7 +445,16 @@ class _Advised:
             raise
         return call.result if self._finish(running) else result
 
-    async def _run_async(self, function: Any, pending: Any, call: Call) -> Any:
+    def _await(
+        self, function: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        # Called now and run when awaited: arguments that do not fit are refused here.
+        pending = function(*args, **kwargs)
+        if not self._wanted(instance):
+            return pending
+        return self._awaited(function, pending, Call(instance, args, kwargs, self.maker))
+
+    async def _awaited(self, function: Any, pending: Any, call: Call) -> Any:
         args, kwargs = call.args, call.kwargs
         running = self._begin(call)
         if call.args is not args or call.kwargs is not kwargs:

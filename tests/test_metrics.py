@@ -571,12 +571,11 @@ def test_without_an_sdk_nothing_is_active():
 
 
 def test_an_sdk_that_is_set_up_later_is_found(bench, monkeypatch):
-    current = [api._internal._ProxyMeterProvider()]
-    monkeypatch.setattr("opentelemetry.metrics.get_meter_provider", lambda: current[0])
+    monkeypatch.setattr(api._internal, "_METER_PROVIDER", None)
     measurements = Measurements("fake", load({}, environment={}))
     one_of_each(measurements)
     assert not measurements.active()
-    current[0] = bench.provider
+    monkeypatch.setattr(api._internal, "_METER_PROVIDER", bench.provider)
     assert measurements.active()
     measurements.dispatched(task(), None)
     assert bench.totals("task.dispatched") == {(): 1}
