@@ -76,6 +76,8 @@ class Task:
     """Called only if the user listed some of this task's arguments to be captured."""
     batch: Sequence[Task] = ()
     """The tasks that one execute runs at once: it is linked to each, and each is counted."""
+    due: float | None = None
+    """When it became due, in seconds since the epoch; the core finds it in the carrier."""
 
 
 SUBMITTED = "otel-submitted"

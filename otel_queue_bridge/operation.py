@@ -39,7 +39,6 @@ class Operation:
 
     __slots__ = (
         "_began",
-        "_due",
         "_ended",
         "_measured",
         "_operations",
@@ -58,7 +57,6 @@ class Operation:
         task: Task,
         span: Span,
         context: Context,
-        due: float | None,
         measured: bool,  # noqa: FBT001 - likewise
     ) -> None:
         self.task = task
@@ -66,7 +64,6 @@ class Operation:
         self._operations = operations
         self._step = step
         self._span = span
-        self._due = due
         self._token: Token[Context] | None = None
         self._outcome: Outcome | None = None
         self._ended = False
@@ -125,7 +122,8 @@ class Operation:
         elif outcome is not None and self.task.batch:
             self._operations.attempted(self.task, outcome, time.time() - duration, duration)
         elif outcome is not None:
-            wait = None if self._due is None else max(0.0, time.time() - duration - self._due)
+            due = self.task.due
+            wait = None if due is None else max(0.0, time.time() - duration - due)
             measurements.attempted(self.task, outcome, error_type_of(outcome), duration, wait)
 
     def __enter__(self) -> Self:
@@ -220,7 +218,7 @@ class Operations:
         """Open a dispatch; without dispatch spans, one that leaves the carrier alone."""
         current = otel_context.get_current()
         if not self._dispatch_spans:
-            return Operation(self, semconv.DISPATCH, task, NO_SPAN, current, None, measured)
+            return Operation(self, semconv.DISPATCH, task, NO_SPAN, current, measured)
         origin = self._propagation.origin(task, current)
         return self._open(semconv.DISPATCH, task, origin, start_time, measured=measured)
 
@@ -261,4 +259,5 @@ class Operations:
             context = otel_context.get_current()
         else:
             context = trace.set_span_in_context(span, origin.context)
-        return Operation(self, step, task, span, context, origin.due, measured)
+        task.due = origin.due
+        return Operation(self, step, task, span, context, measured)

@@ -11,10 +11,18 @@ import time
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
-from opentelemetry.trace import INVALID_SPAN, Link
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_queue_bridge.adapter import SUBMITTED
 from otel_queue_bridge.failures import pass_on
@@ -33,6 +41,8 @@ _EXECUTE_ID = 0x9E3779B97F4A7C15
 """XORed with the dispatch's span id, it gives the span id of the one execute that follows."""
 _FAR_FUTURE = 1e11
 _OWN = frozenset({SUBMITTED, PLANNED, DISPATCHED})
+_W3C = (TraceContextTextMapPropagator, W3CBaggagePropagator)
+"""Propagators that extract what they have injected, and nothing else."""
 
 
 class TolerantGetter(Getter[Mapping[Any, Any]]):
@@ -65,12 +75,18 @@ def _text(value: object) -> str | None:
 class Origin:
     """Where an operation comes from; it is read from the carrier once per operation."""
 
-    __slots__ = ("context", "due", "links", "span_id")
+    __slots__ = ("context", "due", "links", "parent", "span_id")
 
     def __init__(
-        self, context: Context, links: tuple[Link, ...] = (), due: float | None = None
+        self,
+        context: Context,
+        parent: SpanContext,
+        links: tuple[Link, ...] = (),
+        due: float | None = None,
     ) -> None:
         self.context = context
+        self.parent = parent
+        """The span in the context; it is valid unless the operation starts a trace."""
         self.links = links
         self.due = due
         """When the task became due: the latest of submit and plans, seconds since the epoch."""
@@ -85,29 +101,24 @@ class Propagation:
         self._configured = config.propagator
         self._relation = config.relation
         self._link_after = math.inf if config.link_after is None else config.link_after
-        self._known: tuple[TextMapPropagator, frozenset[str], frozenset[str]] | None = None
+        self._known: _Known | None = None
+        self._handed: _Handed | None = None
 
-    @property
-    def _propagator(self) -> TextMapPropagator:
+    def _fields(self) -> _Known:
         # The global one is looked up at every use: it may be set after instrument().
-        return self._configured or propagate.get_global_textmap()
-
-    def _fields(self) -> tuple[TextMapPropagator, frozenset[str], frozenset[str]]:
-        """Return the propagator, its fields, and those and our own fields in lower case."""
-        propagator = self._propagator
+        propagator = self._configured or propagate.get_global_textmap()
         known = self._known
-        if known is None or known[0] is not propagator:
-            fields = frozenset(propagator.fields)
-            known = (propagator, fields, _OWN | {field.lower() for field in fields})
-            self._known = known
+        if known is None or known.propagator is not propagator:
+            known = self._known = _Known(propagator)
         return known
 
     def submit(
         self, carrier: MutableMapping[str, Any], context: Context, eta: float | None
     ) -> None:
         """Write a submit into the carrier; it replaces any trace that was there before."""
-        propagator, _, lowered = self._fields()
-        written = [key for key in carrier if isinstance(key, str) and key.lower() in lowered]
+        known = self._fields()
+        propagator = known.propagator
+        written = [key for key in carrier if isinstance(key, str) and key.lower() in known.lowered]
         if written:
             # Some write more keys than their fields: Jaeger's writes one per baggage entry.
             again: dict[str, str] = {}
@@ -124,48 +135,49 @@ class Propagation:
         self, carrier: MutableMapping[str, Any], context: Context, *, once: bool = False
     ) -> None:
         """Write a dispatch into the carrier, for the execute that follows it."""
-        propagator, fields, _ = self._fields()
+        known = self._fields()
         injected: dict[str, Any] = {}
-        propagator.inject(injected, context=context)
-        for field in fields:
+        known.propagator.inject(injected, context=context)
+        for field in known.fields:
             carrier.pop(field, None)
         carrier.update(injected)
         carrier[DISPATCHED] = "once" if once else "1"
+        if injected and known.is_w3c and not baggage.get_all(context):
+            self._handed = _Handed(known, injected, context)
 
     def store(self, carrier: MutableMapping[str, Any], current: Context) -> None:
         """Write the current span, if there is any, for a task that is submitted later."""
-        if trace.get_current_span(current).get_span_context().is_valid:
-            self._propagator.inject(carrier, context=current)
+        if _span(current).is_valid:
+            self._fields().propagator.inject(carrier, context=current)
 
     def source(self, task: Task, current: Context) -> Origin:
         """Return where a submit comes from: the current span if there is one, else the carrier."""
-        if not task.carrier or trace.get_current_span(current).get_span_context().is_valid:
-            return Origin(current)
+        parent = _span(current)
+        if not task.carrier or parent.is_valid:
+            return Origin(current, parent)
         if task.rerun_of is not None:
             return self._apart(self.extract(task.rerun_of))
-        return Origin(self._first((task.carrier,), current)[1])
+        return Origin(*self._first((task.carrier,), current)[1:])
 
     def origin(self, task: Task, current: Context) -> Origin:
         """Return where a dispatch or execute comes from, according to `relation`."""
         if task.batch:
             return self._together(task.batch)
         if task.carrier is None:
-            return self._related(current, delay=0.0)
-        carrier, context = self._first((task.carrier, *task.other_carriers), Context())
+            return self._related(current, _span(current), delay=0.0)
+        carrier, context, parent = self._first((task.carrier, *task.other_carriers), Context())
         submitted, due = _times(carrier)
-        dispatched = _getter.get(carrier, DISPATCHED)
+        dispatched = _value(carrier, DISPATCHED)
         if dispatched:
-            origin = Origin(context, due=_later(due, task.eta))
-            if dispatched == ["once"]:
-                dispatch = trace.get_current_span(context).get_span_context()
+            origin = Origin(context, parent)
+            if dispatched == "once":
                 # The id is 0 if the carrier lost its trace on the way; then any id will do.
-                origin.span_id = dispatch.span_id and dispatch.span_id ^ _EXECUTE_ID
-            return origin
-        if task.rerun_of is not None:
+                origin.span_id = parent.span_id and parent.span_id ^ _EXECUTE_ID
+        elif task.rerun_of is not None:
             origin = self._apart(self.extract(task.rerun_of))
         else:
             delay = 0.0 if due is None or submitted is None else due - submitted
-            origin = self._related(context, delay)
+            origin = self._related(context, parent, delay)
         origin.due = _later(due, task.eta)
         return origin
 
@@ -175,64 +187,113 @@ class Propagation:
 
     def due(self, task: Task) -> float | None:
         """Return when the task became due, in seconds since the epoch; None if that is unknown."""
-        if task.carrier is None:
-            return None
+        if task.due is not None or task.carrier is None:
+            return task.due
         return _later(_times(self._holding((task.carrier, *task.other_carriers)))[1], task.eta)
 
-    def _related(self, context: Context, delay: float) -> Origin:
+    def _related(self, context: Context, parent: SpanContext, delay: float) -> Origin:
         if self._relation == "child" and delay <= self._link_after:
-            return Origin(context)
+            return Origin(context, parent)
         return self._apart(context)
 
     def _apart(self, context: Context) -> Origin:
         """Return the origin of a new trace, with a link unless the user wants none."""
-        remote = trace.get_current_span(context)
+        remote = _span(context)
         # Only the span is dropped: the task can still read the rest, such as baggage.
         context = trace.set_span_in_context(INVALID_SPAN, context)
-        if self._relation == "none" or not remote.get_span_context().is_valid:
-            return Origin(context)
-        return Origin(context, (Link(remote.get_span_context()),))
+        linked = remote.is_valid and self._relation != "none"
+        return Origin(context, INVALID_SPAN_CONTEXT, (Link(remote),) if linked else ())
 
     def _together(self, batch: Sequence[Task]) -> Origin:
         """Return the origin of what runs many tasks: a trace apart, as it has no one parent."""
         if self._relation == "none":
-            return Origin(Context())
+            return Origin(Context(), INVALID_SPAN_CONTEXT)
         carriers = [(task.carrier, *task.other_carriers) for task in batch]
-        contexts = [self._first(each, Context())[1] for each in carriers]
-        spans = [trace.get_current_span(context).get_span_context() for context in contexts]
-        return Origin(Context(), tuple(Link(span) for span in spans if span.is_valid))
+        spans = [self._first(each, Context())[2] for each in carriers]
+        links = tuple(Link(span) for span in spans if span.is_valid)
+        return Origin(Context(), INVALID_SPAN_CONTEXT, links)
 
     def _first(
         self, carriers: tuple[object, ...], context: Context
-    ) -> tuple[Mapping[Any, Any], Context]:
-        """Return the first carrier that holds a trace, and what was extracted from it."""
+    ) -> tuple[Mapping[Any, Any], Context, SpanContext]:
+        """Return the first carrier that holds a trace, what it holds, and the span in that."""
         carrier = self._holding(carriers)
         found = self._extract(carrier, context)
-        if trace.get_current_span(found).get_span_context().is_valid:
-            return carrier, found
+        span = _span(found)
+        if span.is_valid:
+            return carrier, found, span
         # Other producers write keys in another case (Traceparent), or as bytes.
         for mapping in _mappings(carriers):
             lowered = {
                 text.lower(): value for key, value in mapping.items() if (text := _text(key))
             }
-            if not self._fields()[2].isdisjoint(lowered):
-                return lowered, self._extract(lowered, context)
-        return carrier, found
+            if not self._fields().lowered.isdisjoint(lowered):
+                found = self._extract(lowered, context)
+                return lowered, found, _span(found)
+        return carrier, found, span
 
     def _holding(self, carriers: tuple[object, ...]) -> Mapping[Any, Any]:
         """Return the first carrier that holds a field of ours or of the propagator's."""
-        exact = self._fields()[1]
+        first = carriers[0]
+        if type(first) is dict and SUBMITTED in first:  # as nearly always
+            return first
+        fields = self._fields().fields
         for carrier in _mappings(carriers):
-            if SUBMITTED in carrier or any(field in carrier for field in exact):
+            if SUBMITTED in carrier or any(field in carrier for field in fields):
                 return carrier
         return {}
 
     def _extract(self, carrier: Mapping[Any, Any], context: Context) -> Context:
+        known, handed = self._fields(), self._handed
+        if handed is not None and handed.known is known and not context and handed.is_in(carrier):
+            return handed.context
         try:
-            return self._propagator.extract(carrier, context=context, getter=_getter)
+            return known.propagator.extract(carrier, context=context, getter=_getter)
         except Exception as error:  # noqa: BLE001 - data and propagator may be a stranger's
             pass_on(error)
             return context
+
+
+class _Known:
+    """A propagator, and what it writes."""
+
+    def __init__(self, propagator: TextMapPropagator) -> None:
+        self.propagator = propagator
+        self.fields = frozenset(propagator.fields)
+        self.lowered = _OWN | {field.lower() for field in self.fields}
+        """Its fields and our own, in lower case."""
+        parts = getattr(propagator, "_propagators", (propagator,))
+        self.is_w3c = all(type(part) in _W3C for part in parts)
+
+
+class _Handed:
+    """What was handed over last: if it is read in this process, it need not be parsed."""
+
+    def __init__(self, known: _Known, injected: Mapping[str, Any], context: Context) -> None:
+        self.known = known
+        self._fields = [(field, injected.get(field)) for field in known.fields]
+        span = _span(context)
+        # Remote, as it would be out of a carrier: samplers may treat a local parent differently,
+        # and it is no matter to them whether this process runs the task or another one.
+        remote = SpanContext(
+            span.trace_id,
+            span.span_id,
+            is_remote=True,
+            trace_flags=span.trace_flags,
+            trace_state=span.trace_state,
+        )
+        self.context = trace.set_span_in_context(NonRecordingSpan(remote), Context())
+
+    def is_in(self, carrier: Mapping[Any, Any]) -> bool:
+        """Tell whether the carrier holds these very strings: equal ones may be another's."""
+        for field, value in self._fields:  # noqa: SIM110 - `all` would take twice as long
+            if carrier.get(field) is not value:
+                return False
+        return True
+
+
+def _span(context: Context) -> SpanContext:
+    return trace.get_current_span(context).get_span_context()
 
 
 def _mappings(carriers: tuple[object, ...]) -> list[Mapping[Any, Any]]:
@@ -251,10 +312,19 @@ def _later(due: float | None, eta: float | None) -> float | None:
 
 
 def _time(carrier: Mapping[Any, Any], key: str) -> float | None:
-    if key not in carrier:
+    text = _value(carrier, key)
+    if text is None:
         return None
     try:
-        value = float((_getter.get(carrier, key) or ("",))[0])
+        value = float(text)
     except ValueError:
         return None
     return value if 0 < value < _FAR_FUTURE else None
+
+
+def _value(carrier: Mapping[Any, Any], key: str) -> str | None:
+    """Return a field of ours; it may have become a list or bytes on its way."""
+    value = carrier.get(key)
+    if value is None or type(value) is str:
+        return value
+    return (_getter.get(carrier, key) or ("",))[0]

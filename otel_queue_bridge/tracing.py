@@ -89,7 +89,7 @@ class Tracing:
         name, fixed, excluded = self._fixed_for(step, task)
         if excluded:
             return NO_SPAN
-        parent = trace.get_current_span(origin.context).get_span_context()
+        parent = origin.parent
         doubtful = parent.is_valid and not parent.trace_flags.sampled
         attributes = fixed if doubtful else self._attributes(step, task, fixed, origin, start_time)
         tracer = self.tracer
@@ -166,9 +166,11 @@ class Tracing:
             (self._transport, task.transport),
             (semconv.MESSAGING_BATCH_MESSAGE_COUNT, len(task.batch) or None),
         ):
+            if value is None:
+                continue
             if isinstance(value, str):
-                attributes[name] = encodable(value)
-            elif value is not None and abs(value) < _LARGEST_INT:
+                attributes[name] = value if value.isascii() else encodable(value)
+            elif abs(value) < _LARGEST_INT:
                 attributes[name] = value
         if step is semconv.EXECUTE and origin.due is not None:
             started = time.time() if start_time is None else start_time / 1e9
