@@ -231,7 +231,7 @@ class Bridge:
 
     def relayed(self, key: str, value: float | None, *facts: str | None) -> None:
         """Record what a child has counted."""
-        self._measurements.relayed(key, value, *facts)
+        self._measurements.record(key, value, *facts)
 
     def relay_spans(self, *, always: bool = False) -> None:
         wanted = always or self._child_export == "relay"

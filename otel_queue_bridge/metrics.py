@@ -117,9 +117,17 @@ class Measurements:
         if duration is not None and wait is not None:
             self._record(semconv.WAIT, task, value=wait)
 
-    def relayed(self, key: str, value: float | None, *facts: str | None) -> None:
-        """Record what a child has reported, under this process's caps."""
-        self._record_facts(key, facts, value)
+    def record(self, key: str, value: float | None, *facts: str | None) -> None:
+        """Record one thing that has happened, here or in a child, under this process's caps."""
+        if self._resolved is None and self.instruments is None:
+            return
+        cell = self._cell(key, *facts)
+        if cell is None:
+            return
+        if value is None:
+            cell.add()
+        else:
+            cell.record(value)
 
     def watch(self, metric: Metric, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
         """Read a gauge at each export; the function returned ends that."""
@@ -155,18 +163,7 @@ class Measurements:
     ) -> None:
         facts = (task.name, task.queue, status, error_type)
         if self._send is None or not self._send(self._system, metric.key, value, *facts):
-            self._record_facts(metric.key, facts, value)
-
-    def _record_facts(self, key: str, facts: tuple[str | None, ...], value: float | None) -> None:
-        if self._resolved is None and self.instruments is None:
-            return
-        cell = self._cell(key, *facts)
-        if cell is None:
-            return
-        if value is None:
-            cell.add()
-        else:
-            cell.record(value)
+            self.record(metric.key, value, *facts)
 
     def _find_cell(
         self, key: str, task: str, queue: str, status: str | None, error_type: str | None

@@ -122,7 +122,11 @@ class Patches:
 
     def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
         """Return a function that runs this one, a callback for one call, inside the advice."""
-        return _Advised(self, advice.__qualname__, advice).around_callback(function)
+
+        def called(*args: Any, **kwargs: Any) -> Any:  # many are made, and few are called
+            return _Advised(self, advice.__qualname__, advice).call(function, None, args, kwargs)
+
+        return called
 
     def enter_child(self) -> None:
         """In a forked child: free what another thread may have held at the fork."""
@@ -351,14 +355,6 @@ class _Advised:
         """Of a factory's product, the factory's call; of an instance's attribute, the instance."""
         self.owner: type | None = None
 
-    def around_callback(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that nobody inspects: it is made for one call, and has to be cheap."""
-
-        def called(*args: Any, **kwargs: Any) -> Any:
-            return self._call(function, None, args, kwargs)
-
-        return called
-
     def around(self, function: Any) -> Any:
         """Return a function that stands for one that is bound to nothing."""
         _check(function)
@@ -372,7 +368,7 @@ class _Advised:
             return self._in_place_of(function, _coroutine_function(called_soon))
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            return self._call(function, instance, args, kwargs)
+            return self.call(function, instance, args, kwargs)
 
         return self._in_place_of(function, called)
 
@@ -404,7 +400,7 @@ class _Advised:
 
         def called(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
             method = partial(function, instance) if is_plain else bound(instance)
-            return self._call(method, instance, args, kwargs)
+            return self.call(method, instance, args, kwargs)
 
         return self._in_place_of(function, called)
 
@@ -427,9 +423,10 @@ class _Advised:
             self._contain(error)
             return False
 
-    def _call(
+    def call(
         self, function: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Call the function, inside the advice if there is anything to do."""
         if not self._wanted(instance):
             return function(*args, **kwargs)
         call = Call(instance, args, kwargs, self.maker)

@@ -167,7 +167,7 @@ class Propagation:
             return self._related(current, _span(current), delay=0.0)
         carrier, context, parent = self._first((task.carrier, *task.other_carriers), Context())
         submitted, due = _times(carrier)
-        dispatched = _value(carrier, DISPATCHED)
+        dispatched = DISPATCHED in carrier and _value(carrier, DISPATCHED)
         if dispatched:
             origin = Origin(context, parent)
             if dispatched == "once":
@@ -304,7 +304,9 @@ def _mappings(carriers: tuple[object, ...]) -> list[Mapping[Any, Any]]:
 def _times(carrier: Mapping[Any, Any]) -> tuple[float | None, float | None]:
     """Return when the task was submitted, and when it became due."""
     submitted = _time(carrier, SUBMITTED)
-    return submitted, None if submitted is None else max(submitted, _time(carrier, PLANNED) or 0.0)
+    if submitted is None or PLANNED not in carrier:
+        return submitted, submitted
+    return submitted, max(submitted, _time(carrier, PLANNED) or 0.0)
 
 
 def _later(due: float | None, eta: float | None) -> float | None:

@@ -92,7 +92,7 @@ class Tracing:
         parent = origin.parent
         doubtful = parent.is_valid and not parent.trace_flags.sampled
         attributes = fixed if doubtful else self._attributes(step, task, fixed, origin, start_time)
-        tracer = self.tracer
+        tracer = self._tracer or self.tracer
         if origin.span_id and step is semconv.EXECUTE:
             tracer = _settled(tracer, origin.span_id)
         span = tracer.start_span(
@@ -176,10 +176,8 @@ class Tracing:
             started = time.time() if start_time is None else start_time / 1e9
             attributes[semconv.TASK_WAIT] = max(0.0, started - origin.due)
         if task.attributes:
-            attributes.update(
-                (name, encodable(own) if isinstance(own, str) else own)
-                for name, own in task.attributes.items()
-            )
+            for name, own in task.attributes.items():
+                attributes[name] = encodable(own) if isinstance(own, str) else own
         if task.arguments is not None and step is not semconv.DISPATCH:
             listed = self._config.capture_arguments.get(task.name)
             if listed:

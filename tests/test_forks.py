@@ -89,7 +89,7 @@ lifecycle.join(Participant())
 
 
 def count(system, key, value, *facts):
-    measured.relayed(key, value, *facts)
+    measured.record(key, value, *facts)
 
 
 def record(number=0):

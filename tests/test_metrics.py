@@ -221,7 +221,7 @@ def counted_by_a_child(measurements, name, queue):
     child.report_to(lambda system, *report: sent.append(json.loads(json.dumps(report))))
     child.dispatched(task(name, queue), None)
     for report in sent:
-        measurements.relayed(*report)
+        measurements.record(*report)
 
 
 @pytest.mark.parametrize("count", [counted_here, counted_by_a_child])
@@ -439,12 +439,12 @@ def test_what_a_child_reported_is_counted_with_what_is_counted_here(bench):
     assert bench.totals("task.submitted") == {(): 1}
     measurements.report_to(None)
     for report in sent:
-        measurements.relayed(*report)
+        measurements.record(*report)
     for metric in ("task.submitted", "task.dispatched", "task.completed", "task.retried"):
         assert [point.value for point in bench.points(metric)] == [2], metric
     for metric in ("task.duration", "task.wait"):
         assert bench.totals(metric) == {(): 4}
-    bench.measurements(metrics=False).relayed(*sent[0])
+    bench.measurements(metrics=False).record(*sent[0])
     assert bench.totals("task.submitted") == {(): 2}
 
 

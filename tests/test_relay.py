@@ -368,7 +368,7 @@ participant = Participant()
 lifecycle.join(participant)
 
 def count(system, key, value, *facts):
-    measured.relayed(key, value, *facts)
+    measured.record(key, value, *facts)
 
 def relaying(patience=20, **receivers):
     return relay.Relay(lambda: receivers or {"count": count}, patience)
