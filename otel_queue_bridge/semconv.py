@@ -53,6 +53,7 @@ class Step(NamedTuple):
 SUBMIT = Step("submit", "send", SpanKind.PRODUCER, "client.submit")
 DISPATCH = Step("dispatch", "receive", SpanKind.CLIENT, "worker.dispatch")
 EXECUTE = Step("execute", "process", SpanKind.CONSUMER, "task.execute")
+STEPS = {step.name: step for step in (SUBMIT, DISPATCH, EXECUTE)}
 
 
 def span_name(naming: Naming, step: Step, *, task: str, queue: str, system_name: str) -> str:

@@ -6,6 +6,7 @@ import inspect
 import time
 from copy import copy
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Tracing:
         self._looked = False
         self.records = False
         """Whether there is an SDK that records spans, as far as is known."""
-        self._fixed: dict[tuple[str, str, str], tuple[str, dict[str, AttributeValue], bool]] = {}
+        self._fixed = lru_cache(_CACHED)(self._fixed_for)
 
     def active(self) -> bool:
         """Tell whether there is an SDK that records spans; it may be set up after instrument()."""
@@ -86,7 +87,7 @@ class Tracing:
 
     def start(self, step: Step, task: Task, origin: Origin, start_time: int | None = None) -> Span:
         """Start the span of one operation; NO_SPAN if the task is excluded."""
-        name, fixed, excluded = self._fixed_for(step, task)
+        name, fixed, excluded = self._fixed(step.name, task.name, task.queue)
         if excluded:
             return NO_SPAN
         parent = origin.parent
@@ -108,7 +109,7 @@ class Tracing:
 
     def excludes(self, task: Task) -> bool:
         """Tell whether the user wants no span of this task."""
-        return self._fixed_for(semconv.SUBMIT, task)[2]
+        return self._fixed(semconv.SUBMIT.name, task.name, task.queue)[2]
 
     def _run_hook(self, hook: Callable[[Span, Task], None], span: Span, task: Task) -> None:
         try:
@@ -116,35 +117,28 @@ class Tracing:
         except Exception as error:  # noqa: BLE001 - the user's
             self._reports.report(hook, error, "the span goes without it")
 
-    def _fixed_for(self, step: Step, task: Task) -> tuple[str, dict[str, AttributeValue], bool]:
+    def _fixed_for(
+        self, step_name: str, name: str, queue: str
+    ) -> tuple[str, dict[str, AttributeValue], bool]:
         """Return what is the same for every such task: name, attributes, excluded or not."""
-        key = (step.name, task.name, task.queue)
-        fixed = self._fixed.get(key)
-        if fixed is None:
-            if len(self._fixed) >= _CACHED:
-                self._fixed.clear()
-            fixed = (
-                semconv.span_name(
-                    self._config.naming,
-                    step,
-                    task=encodable(task.name),
-                    queue=encodable(task.queue),
-                    system_name=self._span_names.get(
-                        step.name, f"{self._system}.{step.system_name}"
-                    ),
-                ),
-                {
-                    semconv.MESSAGING_SYSTEM: self._system,
-                    semconv.MESSAGING_OPERATION_NAME: step.name,
-                    semconv.MESSAGING_OPERATION_TYPE: step.type,
-                    semconv.MESSAGING_DESTINATION_NAME: encodable(task.queue),
-                    semconv.TASK_NAME: encodable(task.name),
-                },
-                any(fnmatchcase(task.name, glob) for glob in self._config.excluded_tasks)
-                or any(fnmatchcase(task.queue, glob) for glob in self._config.excluded_queues),
-            )
-            self._fixed[key] = fixed
-        return fixed
+        step, config = semconv.STEPS[step_name], self._config
+        task, destination = encodable(name), encodable(queue)
+        system_name = self._span_names.get(step_name, f"{self._system}.{step.system_name}")
+        attributes: dict[str, AttributeValue] = {
+            semconv.MESSAGING_SYSTEM: self._system,
+            semconv.MESSAGING_OPERATION_NAME: step_name,
+            semconv.MESSAGING_OPERATION_TYPE: step.type,
+            semconv.MESSAGING_DESTINATION_NAME: destination,
+            semconv.TASK_NAME: task,
+        }
+        return (
+            semconv.span_name(
+                config.naming, step, task=task, queue=destination, system_name=system_name
+            ),
+            attributes,
+            any(fnmatchcase(name, glob) for glob in config.excluded_tasks)
+            or any(fnmatchcase(queue, glob) for glob in config.excluded_queues),
+        )
 
     def _attributes(
         self,
