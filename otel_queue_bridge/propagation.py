@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import (
     INVALID_SPAN,
@@ -262,7 +263,8 @@ class _Known:
         self.fields = frozenset(propagator.fields)
         self.lowered = _OWN | {field.lower() for field in self.fields}
         """Its fields and our own, in lower case."""
-        parts = getattr(propagator, "_propagators", (propagator,))
+        several = type(propagator) is CompositePropagator
+        parts = getattr(propagator, "_propagators", ()) if several else (propagator,)
         self.is_w3c = all(type(part) in _W3C for part in parts)
 
 

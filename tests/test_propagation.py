@@ -15,7 +15,7 @@ from opentelemetry.propagators.b3 import B3MultiFormat, B3SingleFormat
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.jaeger import JaegerPropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_queue_bridge.adapter import Task
@@ -347,6 +347,95 @@ def test_a_batch_has_its_own_trace_with_a_link_to_each_task_that_has_one(relatio
     assert ids(found.context) == (0, 0)
     linked = [link.context.span_id for link in found.links]
     assert linked == ([] if relation == "none" else [7, 8])
+
+
+# What was handed over in this process
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The carriers that OpenTelemetry has parsed."""
+    carriers = []
+    extract = TraceContextTextMapPropagator.extract
+
+    def counted(self, carrier, *args, **kwargs):
+        carriers.append(carrier)
+        return extract(self, carrier, *args, **kwargs)
+
+    monkeypatch.setattr(TraceContextTextMapPropagator, "extract", counted)
+    return carriers
+
+
+def plainly_inside(span_id: int, **state) -> Context:
+    """Return a context with a span and no baggage."""
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    found = SpanContext(0xDEF, span_id, is_remote=False, trace_flags=flags, **state)
+    return trace.set_span_in_context(NonRecordingSpan(found), NOWHERE)
+
+
+def handed_over(propagator=W3C, context=None) -> tuple[Propagation, dict]:
+    """Return a carrier that was handed over just now, and what has handed it over."""
+    bridge = propagation(propagator)
+    carrier = {"otel-submitted": "1000"}
+    state = TraceState([("a", "b")])
+    bridge.hand_over(carrier, context or plainly_inside(8, trace_state=state))
+    return bridge, carrier
+
+
+def from_a_broker(carrier: dict) -> dict:
+    """Return it as it arrives: equal, and in other strings."""
+    return {key: "".join([*value]) for key, value in carrier.items()}
+
+
+def test_what_is_read_where_it_was_handed_over_is_not_parsed_and_yet_the_same(parsed):
+    bridge, carrier = handed_over()
+    kept = origin(bridge, dict(carrier))
+    assert parsed == []
+    read = origin(bridge, from_a_broker(carrier))
+    assert len(parsed) == 1
+    assert kept.parent == read.parent
+    assert kept.parent.is_remote  # samplers may treat a local parent differently
+    assert ids(kept.context) == ids(read.context) == (0xDEF, 8)
+    assert kept.context.keys() == read.context.keys()
+    assert (kept.due, kept.span_id) == (read.due, read.span_id)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("baggage", "tenant=acme"),
+        ("tracestate", "a=c"),
+        ("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-01"),
+    ],
+)
+def test_what_was_changed_since_is_parsed(field, value):
+    bridge, carrier = handed_over()
+    written: dict = {}
+    W3C.inject(written, origin(bridge, {**carrier, field: value}).context)
+    assert written[field] == value
+
+
+class Particular(CompositePropagator):
+    """A user's: it knows better than the carrier."""
+
+    def extract(self, carrier, context=None, getter=None):
+        return trace.set_span_in_context(span(0xABC, 9), context)
+
+
+@pytest.mark.parametrize(
+    ("propagator", "context", "found"),
+    [
+        (W3C, inside(8), 8),  # with baggage
+        (Particular([TraceContextTextMapPropagator()]), plainly_inside(8), 9),
+        (CompositePropagator([W3C, ShopPropagator()]), plainly_inside(8), 8),
+        (ShopPropagator(), plainly_inside(8), 8),
+    ],
+)
+def test_baggage_and_a_users_propagator_are_read_as_they_are(propagator, context, found):
+    bridge, carrier = handed_over(propagator, context)
+    read = origin(bridge, carrier).context
+    assert ids(read)[1] == found
+    assert baggage.get_all(read) == baggage.get_all(context)
 
 
 # Times
