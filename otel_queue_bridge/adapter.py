@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, o
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from contextvars import ContextVar
     from types import ModuleType
 
     from opentelemetry.util.types import AttributeValue
@@ -383,6 +384,8 @@ class Hook(NamedTuple):
     """Other places that hold the same function, imported by name."""
     factory: bool = False
     """The target returns the function to advise."""
+    within: ContextVar[Any] | None = None
+    """The advice has something to do only while this holds something."""
     find: Callable[[ModuleType], Iterable[tuple[object, str]]] | None = None
     """Further (owner, attribute) pairs that exist when the module is patched.
 

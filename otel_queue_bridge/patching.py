@@ -27,6 +27,7 @@ from otel_queue_bridge.adapter import Call, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
+    from contextvars import ContextVar
     from types import ModuleType
 
     from otel_queue_bridge.adapter import Advice, Hook
@@ -197,7 +198,7 @@ class Patches:
         if hook.factory:
             advised = _Advised(self, hook.target, self._factory(hook), always=True)
         else:
-            advised = _Advised(self, hook.target, hook.advice)
+            advised = _Advised(self, hook.target, hook.advice, within=hook.within)
         original, replacement = self.advise(advised, owner, attribute)
         if self.put(owner, attribute, original, replacement):
             for alias in hook.aliases:
@@ -343,6 +344,7 @@ class _Advised:
         advice: Advice,
         *,
         always: bool = False,
+        within: ContextVar[Any] | None = None,
         maker: Call | None = None,
         family: _Family | None = None,
     ) -> None:
@@ -350,6 +352,7 @@ class _Advised:
         self._where = where
         self._advice = advice
         self._always = always
+        self._within = within
         self._family = family
         self.maker = maker
         """Of a factory's product, the factory's call; of an instance's attribute, the instance."""
@@ -413,7 +416,7 @@ class _Advised:
         return replacement
 
     def _wanted(self, instance: object) -> bool:
-        if not self._patches.on:
+        if not self._patches.on or (self._within is not None and self._within.get(None) is None):
             return False
         try:
             if self._family is not None and self._family.is_parents(self.owner, instance):

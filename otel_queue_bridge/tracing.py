@@ -14,7 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Status, StatusCode
 
 from otel_queue_bridge import failures, semconv
-from otel_queue_bridge.adapter import error_name
+from otel_queue_bridge.adapter import SUCCESS, error_name
 from otel_queue_bridge.failures import encodable
 from otel_queue_bridge.instruments import SCOPE
 
@@ -192,7 +192,8 @@ class Tracing:
         """Write what the operation came to into its span."""
         if step is not semconv.SUBMIT:
             span.set_attribute(self._status, outcome.status)
-        self.blame(span, outcome)
+        if outcome is not SUCCESS:
+            self.blame(span, outcome)
 
     def blame(self, span: Span, outcome: Outcome) -> None:
         """Make the span an error if the outcome is one."""
