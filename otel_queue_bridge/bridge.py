@@ -126,9 +126,10 @@ class Bridge:
         if not traced and not self._measurements.active():
             return False
         current = get_current()
-        for key in _SUPPRESSING:
-            if current.get(key):
-                return bool(current.get(_POLLING))
+        if current:
+            for key in _SUPPRESSING:
+                if current.get(key):
+                    return bool(current.get(_POLLING))
         return True
 
     # Operations

@@ -87,7 +87,9 @@ class Tracing:
 
     def start(self, step: Step, task: Task, origin: Origin, start_time: int | None = None) -> Span:
         """Start the span of one operation; NO_SPAN if the task is excluded."""
-        name, fixed, excluded = self._fixed(step.name, task.name, task.queue)
+        name, fixed, excluded = self._fixed(
+            step.name, task.name, task.queue, task.server, task.transport, task.worker
+        )
         if excluded:
             return NO_SPAN
         parent = origin.parent
@@ -109,7 +111,7 @@ class Tracing:
 
     def excludes(self, task: Task) -> bool:
         """Tell whether the user wants no span of this task."""
-        return self._fixed(semconv.SUBMIT.name, task.name, task.queue)[2]
+        return self._excluded(task.name, task.queue)
 
     def _run_hook(self, hook: Callable[[Span, Task], None], span: Span, task: Task) -> None:
         try:
@@ -117,13 +119,22 @@ class Tracing:
         except Exception as error:  # noqa: BLE001 - the user's
             self._reports.report(hook, error, "the span goes without it")
 
-    def _fixed_for(
-        self, step_name: str, name: str, queue: str
+    def _fixed_for(  # noqa: PLR0913, PLR0917 - called by `start` only
+        self,
+        step_name: str,
+        name: str,
+        queue: str,
+        server: tuple[str, int | None] | None,
+        transport: str | None,
+        worker: str | None,
     ) -> tuple[str, dict[str, AttributeValue], bool]:
         """Return what is the same for every such task: name, attributes, excluded or not."""
-        step, config = semconv.STEPS[step_name], self._config
+        step = semconv.STEPS[step_name]
         task, destination = encodable(name), encodable(queue)
         system_name = self._span_names.get(step_name, f"{self._system}.{step.system_name}")
+        span_name = semconv.span_name(
+            self._config.naming, step, task=task, queue=destination, system_name=system_name
+        )
         attributes: dict[str, AttributeValue] = {
             semconv.MESSAGING_SYSTEM: self._system,
             semconv.MESSAGING_OPERATION_NAME: step_name,
@@ -131,13 +142,16 @@ class Tracing:
             semconv.MESSAGING_DESTINATION_NAME: destination,
             semconv.TASK_NAME: task,
         }
-        return (
-            semconv.span_name(
-                config.naming, step, task=task, queue=destination, system_name=system_name
-            ),
-            attributes,
-            any(fnmatchcase(name, glob) for glob in config.excluded_tasks)
-            or any(fnmatchcase(queue, glob) for glob in config.excluded_queues),
+        host, port = server or (None, None)
+        _add(attributes, semconv.TASK_WORKER, worker)
+        _add(attributes, semconv.SERVER_ADDRESS, host)
+        _add(attributes, semconv.SERVER_PORT, port)
+        _add(attributes, self._transport, transport)
+        return span_name, attributes, self._excluded(name, queue)
+
+    def _excluded(self, task: str, queue: str) -> bool:
+        return any(fnmatchcase(task, glob) for glob in self._config.excluded_tasks) or any(
+            fnmatchcase(queue, glob) for glob in self._config.excluded_queues
         )
 
     def _attributes(
@@ -149,29 +163,20 @@ class Tracing:
         start_time: int | None,
     ) -> dict[str, AttributeValue]:
         attributes = fixed.copy()
-        host, port = task.server or (None, None)
-        for name, value in (
-            (semconv.MESSAGING_MESSAGE_ID, task.id),
-            (semconv.TASK_ATTEMPT, task.attempt),
-            (semconv.TASK_PRIORITY, task.priority),
-            (semconv.TASK_WORKER, task.worker),
-            (semconv.SERVER_ADDRESS, host),
-            (semconv.SERVER_PORT, port),
-            (self._transport, task.transport),
-            (semconv.MESSAGING_BATCH_MESSAGE_COUNT, len(task.batch) or None),
-        ):
-            if value is None:
-                continue
-            if isinstance(value, str):
-                attributes[name] = value if value.isascii() else encodable(value)
-            elif abs(value) < _LARGEST_INT:
-                attributes[name] = value
+        _add(attributes, semconv.MESSAGING_MESSAGE_ID, task.id)
+        if task.attempt is not None:
+            _add(attributes, semconv.TASK_ATTEMPT, task.attempt)
+        if task.priority is not None:
+            _add(attributes, semconv.TASK_PRIORITY, task.priority)
+        if task.batch:
+            attributes[semconv.MESSAGING_BATCH_MESSAGE_COUNT] = len(task.batch)
         if step is semconv.EXECUTE and origin.due is not None:
             started = time.time() if start_time is None else start_time / 1e9
             attributes[semconv.TASK_WAIT] = max(0.0, started - origin.due)
         if task.attributes:
             for name, own in task.attributes.items():
-                attributes[name] = encodable(own) if isinstance(own, str) else own
+                fine = not isinstance(own, str) or own.isascii()
+                attributes[name] = own if fine else encodable(str(own))
         if task.arguments is not None and step is not semconv.DISPATCH:
             listed = self._config.capture_arguments.get(task.name)
             if listed:
@@ -217,6 +222,14 @@ class Tracing:
             yield semconv.EXCEPTION_MESSAGE, shown
         trace = failures.stack_trace(error, messages=self._config.exception_messages)
         yield semconv.EXCEPTION_STACKTRACE, trace
+
+
+def _add(attributes: dict[str, AttributeValue], name: str, value: str | int | None) -> None:
+    """Add what is known, as far as OTLP has room for it."""
+    if isinstance(value, str):
+        attributes[name] = value if value.isascii() else encodable(value)
+    elif value is not None and abs(value) < _LARGEST_INT:
+        attributes[name] = value
 
 
 class _SettledId:

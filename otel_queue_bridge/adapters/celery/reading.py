@@ -108,10 +108,11 @@ def attributes(facts: Mapping[str, Any]) -> dict[str, AttributeValue]:
     found: dict[str, AttributeValue] = {
         name: value
         for key, name in _NAMES.items()
-        if isinstance(value := facts.get(key), (str, int, float)) and value
+        if (value := facts.get(key)) and isinstance(value, (str, int, float))
     }
     limits = facts.get("timelimit")
-    if isinstance(limits, (list, tuple)):  # anybody may have sent it
+    # Anybody may have sent it; without limits Celery sends (None, None).
+    if isinstance(limits, (list, tuple)) and any(limits):
         known = zip(_LIMITS, limits, strict=False)
         found |= {name: limit for name, limit in known if isinstance(limit, (int, float))}
     return found
