@@ -50,6 +50,10 @@ _POLLING = create_key("otel_queue_bridge.polling")
 """Set where a worker polls: the suppression there is not the user's, and not for us."""
 
 
+_UNKNOWN = object()
+"""What stands for a provider in an API that keeps it elsewhere."""
+
+
 class _Within:
     """A context that is current inside the `with`: `contextlib` would take longer than the rest."""
 
@@ -91,6 +95,7 @@ class Bridge:
         self._operations = Operations(config, self._tracing, self._measurements, reports)
         self._patches = Patches(self, reports)
         self._on = True
+        self._unset = False
         self._opened: list[_Opened] = []
         self._line: Line | None = None
         self._relayed: tuple[TracerProvider, ...] = ()
@@ -122,9 +127,18 @@ class Bridge:
 
     def active(self) -> bool:
         """Tell whether there is anything to do: an SDK, and no suppression but our own."""
-        traced = self._tracing.records or self._tracing.active()
-        if not traced and not self._measurements.active():
-            return False
+        if not self._tracing.records:
+            # To ask for a provider that nobody has set takes a hundred times as long as this look.
+            if (
+                self._unset
+                and getattr(trace, "_TRACER_PROVIDER", _UNKNOWN) is None
+                and getattr(metrics._internal, "_METER_PROVIDER", _UNKNOWN) is None  # noqa: SLF001
+            ):
+                return False
+            own = self.config.tracer_provider, self.config.meter_provider
+            self._unset = own == (None, None)  # asked once: the environment may name a provider
+            if not self._tracing.active() and not self._measurements.active():
+                return False
         current = get_current()
         if current:
             for key in _SUPPRESSING:

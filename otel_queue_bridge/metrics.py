@@ -57,7 +57,7 @@ class Measurements:
         if self._resolved is None and self._config.metrics:
             own = self._config.meter_provider
             if own is None and self._looked and getattr(_api, "_METER_PROVIDER", _api) is None:
-                return None  # as in `Tracing.active`
+                return None  # as in `Bridge.active`
             self._looked = True
             provider = own or metrics.get_meter_provider()
             if not isinstance(provider, (NoOpMeterProvider, _NotYet)):

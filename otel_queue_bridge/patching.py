@@ -39,6 +39,8 @@ _LISTENERS = "_otel_queue_bridge"
 """Where a module's spec holds whom to tell that its import has ended."""
 _ADVISED = "_otel_queue_bridge"
 """Where a function that stands for another one holds who has made it."""
+_ANSWERS = 100
+"""Answers kept for one method and its overrides: whether a class calls its parent's."""
 _BEGINNING_LIMIT = 0.1
 """Seconds to wait for an import that has begun and cannot be seen yet."""
 
@@ -300,6 +302,7 @@ class _Family:
         self._hook = hook
         self._attribute = attribute
         self._members: dict[type, object] = {}
+        self._answers: dict[tuple[type | None, type], bool] = {}
 
     def appear(self, cls: type) -> None:
         """Patch what defines the method for this class: itself, or what it is mixed with."""
@@ -317,6 +320,7 @@ class _Family:
         advised.owner = kind
         found = self._patches.advise(advised, kind, self._attribute)
         if self._members.setdefault(kind, advised) is advised:  # and no other thread's
+            self._answers = {}
             self._patches.put(kind, self._attribute, *found)
 
     def check(self) -> None:
@@ -329,6 +333,15 @@ class _Family:
         kind = instance if isinstance(instance, type) else type(instance)
         if kind is owner or instance is None:  # a static method tells nothing of who calls
             return False
+        answers = self._answers  # another thread may begin new ones
+        answer = answers.get((owner, kind))
+        if answer is None:
+            if len(answers) >= _ANSWERS:  # of classes that are made again and again
+                answers.clear()
+            answer = answers[owner, kind] = self._is_parents(owner, kind)
+        return answer
+
+    def _is_parents(self, owner: type | None, kind: type) -> bool:
         if not issubclass(kind, self.base):  # of a class that is mixed in elsewhere, too
             return True
         return next((one for one in kind.__mro__ if one in self._members), owner) is not owner

@@ -41,9 +41,6 @@ _LARGEST_INT = 1 << 63
 _CACHED = 1000
 """Attribute sets kept; task names from outside may be endless."""
 
-_UNKNOWN = object()
-"""What an API has that keeps its provider elsewhere."""
-
 
 class Tracing:
     """The spans of one queue library, as one configuration wants them."""
@@ -59,21 +56,14 @@ class Tracing:
         self._status = semconv.status_attribute(config.naming)
         self._hooks = {"submit": config.submit_hook, "execute": config.execute_hook}
         self._tracer: Tracer | None = None
-        self._looked = False
         self.records = False
         """Whether there is an SDK that records spans, as far as is known."""
         self._fixed = lru_cache(_CACHED)(self._fixed_for)
 
     def active(self) -> bool:
         """Tell whether there is an SDK that records spans; it may be set up after instrument()."""
-        own = self._config.tracer_provider
-        # While nobody has set one, asking costs a thousand times as much as this look. Only the
-        # first question may have an effect: it makes a provider that the environment names.
-        if own is None and self._looked and getattr(trace, "_TRACER_PROVIDER", _UNKNOWN) is None:
-            return False
-        self._looked = True
         if self._tracer is None:
-            provider = own or trace.get_tracer_provider()
+            provider = self._config.tracer_provider or trace.get_tracer_provider()
             if not isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
                 tracer = provider.get_tracer(SCOPE, _VERSION, schema_url=semconv.SCHEMA_URL)
                 # With OTEL_SDK_DISABLED the SDK hands out one that does nothing.
