@@ -1,123 +1,111 @@
-"""The floor: the SDK calls that our spans and metrics need, written around plain Celery."""
+"""The floor: the bare SDK calls that the same spans and counts need, around a plain queue."""
 
 from __future__ import annotations
 
-import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry import context, metrics, trace
-from opentelemetry.metrics import Observation
 from opentelemetry.propagate import extract, inject
 from opentelemetry.trace import SpanKind
 
-from benchmarks import celery_paths
 from otel_queue_bridge import semconv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from opentelemetry.metrics import CallbackOptions
     from opentelemetry.util.types import AttributeValue
 
-_TASK = "benchmarks.celery_paths.add"
-_METRIC = {
-    semconv.MESSAGING_SYSTEM: "celery",
-    semconv.MESSAGING_DESTINATION_NAME: "celery",
-    semconv.TASK_NAME: _TASK,
-}
-_STATUS = {**_METRIC, semconv.TASK_STATUS: "success"}
-
-
-def _attributes(operation: str, kind: str) -> dict[str, AttributeValue]:
-    return {
-        **_METRIC,
-        semconv.MESSAGING_OPERATION_NAME: operation,
-        semconv.MESSAGING_OPERATION_TYPE: kind,
-    }
-
-
-_OWN = {"celery.reply_to": "reply", "celery.root_id": "id", "celery.transport": "memory"}
-_SUBMIT = _attributes("submit", "send")
-_DISPATCH = _attributes("dispatch", "receive")
-_EXECUTE = _attributes("execute", "process")
-
-
-class _Count:
-    """A table of counts, which costs as much as ours has to."""
-
-    def __init__(self, name: str, attributes: Mapping[str, str]) -> None:
-        self._key = tuple(attributes.items())
-        self._lock = threading.Lock()
-        self._counts: dict[tuple[tuple[str, str], ...], int] = {}
-        metrics.get_meter(__name__).create_observable_counter(name, [self._observe])
-
-    def add(self) -> None:
-        with self._lock:
-            self._counts[self._key] = self._counts.get(self._key, 0) + 1
-
-    def _observe(self, _: CallbackOptions) -> list[Observation]:
-        return [Observation(count, dict(key)) for key, count in self._counts.items()]
+    from benchmarks.paths import Facts
 
 
 class Floor:
-    def __init__(self) -> None:
+    def __init__(self, system: str, facts: Facts) -> None:
+        self._system = system
+        self._facts = facts
+        self._metric = {
+            semconv.MESSAGING_SYSTEM: system,
+            semconv.MESSAGING_DESTINATION_NAME: facts.destination,
+            semconv.TASK_NAME: facts.task,
+        }
+        self._status = {**self._metric, semconv.TASK_STATUS: "success"}
         self._tracer = trace.get_tracer(__name__)
-        self._submitted = _Count("task.submitted", _METRIC)
-        self._dispatched = _Count("task.dispatched", _METRIC)
-        self._completed = _Count("task.completed", _STATUS)
         meter = metrics.get_meter(__name__)
+        self._submitted, self._dispatched, self._completed = (
+            meter.create_counter(f"task.{name}")
+            for name in ("submitted", "dispatched", "completed")
+        )
         self._duration, self._wait = (
             meter.create_histogram(name, "s", explicit_bucket_boundaries_advisory=semconv.BUCKETS)
             for name in ("task.duration", "task.wait")
         )
 
-    def submit(self) -> None:
-        known = {semconv.MESSAGING_MESSAGE_ID: "id", semconv.TASK_ATTEMPT: 1}
-        attributes = {**_SUBMIT, **_OWN, **known}
-        span, current = self._start(f"submit {_TASK}", SpanKind.PRODUCER, attributes)
-        inject({}, current)
-        token = context.attach(current)
-        celery_paths.submit()
-        span.end()
-        context.detach(token)
-        self._submitted.add()
+    def submitting(self, submit: Callable[[], None]) -> Callable[[], None]:
+        name = f"submit {self._facts.task}"
+        fixed = {**self._operation("submit", "send"), **self._facts.submitted}
+        request = {semconv.MESSAGING_SYSTEM: self._system, **(self._facts.exchange or {})}
 
-    def around(
-        self, work: Callable[[Mapping[str, Any]], None]
-    ) -> Callable[[Mapping[str, Any]], None]:
-        def instrumented(headers: Mapping[str, Any]) -> None:
-            carrier = {**headers}
-            known = {
-                **_OWN,
-                semconv.MESSAGING_MESSAGE_ID: headers["id"],
+        def instrumented() -> None:
+            attributes = {**fixed, semconv.MESSAGING_MESSAGE_ID: "id", semconv.TASK_ATTEMPT: 1}
+            span, current = self._start(name, SpanKind.PRODUCER, attributes)
+            inject({}, current)
+            token = context.attach(current)
+            if self._facts.exchange is None:
+                submit()
+            else:
+                exchange, _ = self._start("nng.req_reply", SpanKind.CLIENT, {**request}, current)
+                submit()
+                for attribute, value in self._facts.replied.items():
+                    exchange.set_attribute(attribute, value)
+                exchange.end()
+            span.end()
+            context.detach(token)
+            self._submitted.add(1, self._metric)
+
+        return instrumented
+
+    def working(self, work: Callable[[], None], received: Mapping[str, str]) -> Callable[[], None]:
+        """Return the work of a worker that receives this carrier with each message."""
+        dispatch, execute = (f"{operation} {self._facts.task}" for operation in _WORK)
+        on_dispatch, on_execute = (
+            {**self._operation(operation, kind), **self._facts.worked}
+            for operation, kind in _WORK.items()
+        )
+        on_dispatch.update(self._facts.dispatched)
+
+        def instrumented() -> None:
+            carrier = {**received}
+            known: dict[str, AttributeValue] = {
+                semconv.MESSAGING_MESSAGE_ID: "id",
                 semconv.TASK_ATTEMPT: 1,
-                semconv.TASK_PRIORITY: 0,
-                semconv.TASK_WORKER: "bench@host",
             }
-            attributes = {**_DISPATCH, **known}
             span, current = self._start(
-                f"dispatch {_TASK}", SpanKind.CLIENT, attributes, extract(carrier)
+                dispatch, SpanKind.CLIENT, {**on_dispatch, **known}, extract(carrier)
             )
             inject(carrier, current)
             span.end()
-            self._dispatched.add()
+            self._dispatched.add(1, self._metric)
 
             began = time.time()
-            attributes = {**_EXECUTE, **known, semconv.TASK_WAIT: 0.1}
-            span, current = self._start(
-                f"execute {_TASK}", SpanKind.CONSUMER, attributes, extract(carrier)
-            )
+            attributes = {**on_execute, **known, semconv.TASK_WAIT: 0.1}
+            span, current = self._start(execute, SpanKind.CONSUMER, attributes, extract(carrier))
             token = context.attach(current)
-            work(headers)
+            work()
             span.set_attribute(semconv.TASK_STATUS, "success")
             span.end()
             context.detach(token)
-            self._completed.add()
-            self._duration.record(time.time() - began, _STATUS)
-            self._wait.record(0.1, _METRIC)
+            self._completed.add(1, self._status)
+            self._duration.record(time.time() - began, self._status)
+            self._wait.record(0.1, self._metric)
 
         return instrumented
+
+    def _operation(self, name: str, kind: str) -> dict[str, AttributeValue]:
+        return {
+            **self._metric,
+            semconv.MESSAGING_OPERATION_NAME: name,
+            semconv.MESSAGING_OPERATION_TYPE: kind,
+        }
 
     def _start(
         self,
@@ -128,3 +116,6 @@ class Floor:
     ) -> tuple[trace.Span, context.Context]:
         span = self._tracer.start_span(name, parent, kind, attributes)
         return span, trace.set_span_in_context(span, parent)
+
+
+_WORK = {"dispatch": "receive", "execute": "process"}

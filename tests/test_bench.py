@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cells import Cell, cells
+from benchmarks.goals import goal, too_dear
+from benchmarks.paths import QUEUES
+
 ROOT = Path(__file__).parent.parent
 
 RECORDED = """
@@ -26,10 +30,10 @@ class Reader(cells.InMemoryMetricReader):
         readers.append(self)
 
 cells.NoExporter, cells.InMemoryMetricReader = Exporter, Reader
-path, who = sys.argv[1:]
-runner = cells.Runner(cells.Cell(path, "recording", who))
+queue, path, who = sys.argv[1:]
+runner = cells.Runner(cells.Cell(queue, path, "recording", who))
 runner.timed(1)
-names = {"submit": ["submit"], "work": ["dispatch", "execute"]}[path]
+names = {"submit": ["submit", "nng.req_reply"], "work": ["dispatch", "execute"]}[path]
 metrics = json.loads(readers[0].get_metrics_data().to_json())["resource_metrics"]
 json.dump(
     [
@@ -60,22 +64,46 @@ def run(*command):
 
 
 @pytest.mark.parametrize("path", ["submit", "work"])
-def test_the_floor_records_what_we_record(path):
-    spans, points = json.loads(run("-c", RECORDED, path, "floor"))
-    assert len(spans) == (1 if path == "submit" else 2)
-    our_spans, our_points = json.loads(run("-c", RECORDED, path, "ours"))
-    assert our_spans[-len(spans) :] == spans
+@pytest.mark.parametrize("queue", QUEUES)
+def test_the_floor_records_what_we_record(queue, path):
+    spans, points = json.loads(run("-c", RECORDED, queue, path, "floor"))
+    assert len(spans) == (2 if path == "work" or queue == "fastworker" else 1)
+    our_spans, our_points = json.loads(run("-c", RECORDED, queue, path, "ours"))
+    assert sorted(our_spans[-len(spans) :]) == sorted(spans)
     assert our_points == points
 
 
-def test_the_table_has_every_row(tmp_path):
+def test_the_tables_have_every_row(tmp_path):
     file = tmp_path / "measured.json"
     lines = run("-m", "benchmarks", "--quick", "--json", str(file)).splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in lines if "µs" in line]
     modes = ("recording", "sampled out", "no SDK")
-    assert rows == [[path, mode] for path in ("submit", "work") for mode in modes]
-    cells = json.loads(file.read_text())
-    measured = {(cell["path"], cell["mode"], cell["who"]) for cell in cells if "mode" in cell}
-    assert len(measured) == 18
-    jobs = [cell["who"] for cell in cells if cell["path"] == "rq job"]
+    assert rows == [[path, mode] for path in ("submit", "work") for mode in modes] * len(QUEUES)
+    found = json.loads(file.read_text())
+    jobs = [one["who"] for one in found if one["path"] == "rq job"]
+    assert {tuple(one[key] for key in Cell._fields) for one in found[: -len(jobs)]} == {*cells()}
     assert jobs == ["nothing", "SDK alone", "relay", "own"]
+
+
+def test_a_goal_that_is_missed_is_named():
+    measured = {cell: 100.0 if cell.who == "nothing" else 200.0 for cell in cells(["rq"])}
+    missed = too_dear(measured, ["rq"])
+    assert [line.partition(":")[0] for line in missed] == [
+        "rq, submit, no SDK",
+        "rq, work, no SDK",
+    ]
+    measured[Cell("rq", "work", "recording", "ours")] = 216.0
+    assert "rq, work, recording: 1.16 is more than 1.15" in too_dear(measured, ["rq"])
+    assert goal("rq", "work", "recording") == "1.15"
+
+
+def test_an_unknown_queue_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--queues", "celery,kafka"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "not installed: kafka; there are celery, " in done.stderr
