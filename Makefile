@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
-#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and bench
+#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test, bench and bench-worker
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs dist newest bench bench-growth bench-latency bench-view
+.PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs dist newest bench bench-worker bench-growth bench-latency bench-view
 
 BIN := .venv/bin
 
@@ -87,6 +87,10 @@ bench-latency: .venv/installed-test
 
 bench-view: .venv/installed-test
 	@$(BIN)/python -m benchmarks.view
+
+# CPU of real workers: some 10 minutes. ARGS="--queues rq --rounds 2 --tasks 1000" takes less.
+bench-worker: .venv/installed-test
+	@$(BIN)/python -m benchmarks.workers $(ARGS)
 
 # Upgrade pip: dependency groups need 25.1, and that of Python 3.10 and 3.11 takes minutes to find what fits together.
 $(MADE):
