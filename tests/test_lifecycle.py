@@ -235,7 +235,7 @@ else:
     exporter = OTLPSpanExporter()
     session = getattr(exporter, "_session", None) or exporter._client._transport._session
     adapters = session.adapters
-    pools = lambda: [adapter.poolmanager for adapter in adapters.values()]
+    pools = lambda: [adapter.poolmanager.pools for adapter in adapters.values()]
 processor = BatchSpanProcessor(exporter)
 if kind == "wrapped":
     class Processor(BatchSpanProcessor):  # a module of the user's

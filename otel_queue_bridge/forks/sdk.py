@@ -15,6 +15,7 @@ from collections import deque
 from enum import Enum
 from functools import lru_cache
 from importlib import import_module
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
@@ -22,7 +23,7 @@ from opentelemetry import metrics, trace
 from otel_queue_bridge.instruments import SCOPE, all_instruments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
 _logger = logging.getLogger("otel_queue_bridge")
 
@@ -35,45 +36,35 @@ _IMPORTED_LATE = ("netrc", "encodings.idna")
 """What an export over HTTP imports only when it is under way (requests 2.34 `get_netrc_auth`, and
 `socket.getaddrinfo`). A child forked meanwhile would wait for the lock of that import for ever."""
 
+_SEARCHED_AGAIN = 1.0
+"""Seconds after which the SDK's parts are searched for anew, though no provider has got others."""
+
 _inherited: list[object] = []
-"""Connection pools of the parent: kept, since closing takes locks that another of its threads
-may have held at the fork."""
+"""What a child has replaced: kept, since to free it is work, and connections take locks to close
+that another thread of the parent may have held at the fork."""
 
 
-class Held:
-    """The SDK's parts that matter to one fork, and those of their locks that this thread holds."""
+class _Parts:
+    """The parts of some providers that matter to a fork."""
 
-    def __init__(self, providers: Iterable[object]) -> None:
-        """Before the fork: find them, and wait for what is under way; within bounds.
-
-        A lock that is taken is taken in the child, too: its readers, which the SDK restarts before
-        it is our turn, wait until the child has started from nothing.
-        """
-        # Here and not in the child, to which each object that is looked at is a page to copy.
-        if "urllib3" in sys.modules:
-            for name in _IMPORTED_LATE:
-                import_module(name)
-        self._providers = tuple(providers)
-        self._consumers: list[Any] = []
-        self._exporting: list[Any] = []
-        self._connections: list[Any] = []
+    def __init__(self, providers: Sequence[object]) -> None:
+        self.providers = tuple(providers)
+        self.consumers: list[Any] = []
+        self.exporting: list[Any] = []
+        self.connections: list[Any] = []
+        self._signs = [sign for provider in providers for sign in _signs(provider)]
+        self._until = time.monotonic() + _SEARCHED_AGAIN
         self._find()
-        self._held: list[Any] = []
-        self._missed: list[tuple[Any, str, Any]] = []
-        deadline = time.monotonic() + _HOLDING_LIMIT
-        for owner, name in (
-            *((consumer, "_lock") for consumer in self._consumers),
-            *((exporting, "_export_lock") for exporting in self._exporting),
-        ):
-            lock = getattr(owner, name)
-            if lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                self._held.append(lock)
-            else:
-                self._missed.append((owner, name, lock))
+
+    def hold_for(self, providers: Sequence[object]) -> bool:
+        """Tell whether these are still all that there is to be found."""
+        signs = [sign for provider in providers for sign in _signs(provider)]
+        same = len(signs) == len(self._signs) and all(map(is_, signs, self._signs))
+        return same and time.monotonic() < self._until
 
     def _find(self) -> None:
         seen: set[int] = set()
-        waiting: deque[object] = deque(self._providers)
+        waiting: deque[object] = deque(self.providers)
         while waiting and len(seen) < _WALKED:
             part = waiting.popleft()
             kind = _kind_of(type(part))  # type: ignore[arg-type] # it is hashable
@@ -81,7 +72,7 @@ class Held:
                 continue
             seen.add(id(part))
             if kind is _Kind.CONNECTION:
-                self._connections.append(part)
+                self.connections.append(part)
             elif kind is _Kind.CONTAINER:
                 waiting.extend(part)  # type: ignore[arg-type]
             else:
@@ -89,15 +80,90 @@ class Held:
                 attributes = vars(part) if hasattr(part, "__dict__") else {}
                 # Batch processors of spans and logs, and periodic readers of metrics.
                 if hasattr(attributes.get("_export_lock"), "acquire"):
-                    self._exporting.append(part)
+                    self.exporting.append(part)
                 if "_reader_storages" in attributes and "_lock" in attributes:
-                    self._consumers.append(part)
+                    self.consumers.append(part)
                     waiting.extend(attributes["_reader_storages"])  # and not all that is counted
                 else:
                     waiting.extend(attributes.values() or slots)
 
+
+_latest: list[_Parts] = []
+"""The parts that were found last, if any."""
+
+
+def _parts_of(providers: Sequence[object]) -> _Parts:
+    for parts in tuple(_latest):
+        if parts.hold_for(providers):
+            return parts
+    parts = _Parts(providers)
+    _latest[:] = [parts]
+    return parts
+
+
+def forget() -> None:
+    """Keep nothing alive any more: nobody takes part in forks."""
+    _latest.clear()
+
+
+def _signs(provider: object) -> Iterable[object]:
+    """Return objects of which at least one is another when a provider gets another exporter."""
+    yield provider
+    for name, inner in _REPLACED:
+        yield getattr(getattr(provider, name, None), inner, None)
+
+
+_REPLACED = (
+    ("_active_span_processor", "_span_processors"),
+    ("_measurement_consumer", "_reader_storages"),
+    ("_multi_log_record_processor", "_log_record_processors"),
+)
+"""Where providers keep what exports; the SDK (1.45) replaces these, and never changes them."""
+
+
+class Held:
+    """The locks of the SDK that this thread holds over one fork, and what its child begins with.
+
+    All is found and made before the fork: to the child, each object that it looks at, and all code
+    that it runs, is a page to copy.
+    """
+
+    def __init__(self, providers: Iterable[object]) -> None:
+        """Before the fork: wait for what is under way; within bounds.
+
+        A lock that is taken is taken in the child, too: its readers, which the SDK restarts before
+        it is our turn, wait until the child has started from nothing.
+        """
+        if "urllib3" in sys.modules:
+            for name in _IMPORTED_LATE:
+                import_module(name)
+        providers = tuple(providers)
+        self._parts = parts = _parts_of(providers)
+        self._held: list[Any] = []
+        self._missed: list[tuple[Any, str, Any]] = []
+        deadline = time.monotonic() + _HOLDING_LIMIT
+        for owner, name in (
+            *((consumer, "_lock") for consumer in parts.consumers),
+            *((exporting, "_export_lock") for exporting in parts.exporting),
+        ):
+            lock = getattr(owner, name)
+            if lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                self._held.append(lock)
+            else:
+                self._missed.append((owner, name, lock))
+        self._fresh = list(_other_connections(parts.connections))
+        self._moved = ""
+        """What the SDK does not have where we look for it."""
+        if not parts.consumers and any(map(_is_sdks, providers)):
+            self._moved = "no _reader_storages"
+        try:
+            for consumer in parts.consumers:
+                self._fresh += _without_ours(consumer)
+        except AttributeError as error:
+            self._moved = str(error)
+
     def export_locks(self) -> list[Any]:
-        return [exporting._export_lock for exporting in self._exporting]  # noqa: SLF001
+        return [exporting._export_lock for exporting in self._parts.exporting]  # noqa: SLF001
 
     def release(self) -> None:
         """After the fork, in either process: let everybody go on."""
@@ -106,19 +172,17 @@ class Held:
 
     def start_over(self) -> None:
         """In the child: have it export as if it had just begun."""
-        self._drop_connections()
+        for owner, name, fresh in self._fresh:
+            _inherited.append(getattr(owner, name))
+            setattr(owner, name, fresh)
         for owner, name, lock in self._missed:
             if getattr(owner, name) is lock:  # whoever holds it is not in this process
                 setattr(owner, name, threading.Lock())
-        if not self._consumers and any(map(_is_sdks, self._providers)):
-            _logger.warning("this SDK keeps its metrics elsewhere (no %s)", "_reader_storages")
-        try:
-            for consumer in self._consumers:
-                _forget_ours(consumer)
-        except AttributeError as error:
-            _logger.warning("this SDK keeps its metrics elsewhere (%s)", error)
+        if self._moved:
+            _logger.warning("this SDK keeps its metrics elsewhere (%s)", self._moved)
         for _, instruments in all_instruments():
-            _free(instruments.meter)
+            if instruments._pending:  # noqa: SLF001 - else no thread was registering anything
+                _free(instruments.meter)
             instruments.start_from_nothing()
 
     def register(self) -> None:
@@ -126,27 +190,25 @@ class Held:
         for _, instruments in all_instruments():
             instruments.register()
 
-    def _drop_connections(self) -> None:
-        """Give OpenTelemetry's HTTP exporters other connections than the parent's.
 
-        They keep a socket open; parent and child writing on the same one garble both.
-        """
-        requests, urllib3 = sys.modules.get("requests"), sys.modules.get("urllib3")
-        if urllib3 is None:
-            return
-        for found in self._connections:
-            if requests is not None and isinstance(found, requests.Session):
-                for adapter in found.adapters.values():
-                    _inherited.extend((adapter.poolmanager, adapter.proxy_manager))
-                    adapter.proxy_manager = {}
-                    adapter.init_poolmanager(
-                        adapter._pool_connections,  # noqa: SLF001 - requests 2.x has no other way
-                        adapter._pool_maxsize,  # noqa: SLF001
-                        block=adapter._pool_block,  # noqa: SLF001
-                    )
-            elif isinstance(found, urllib3.PoolManager):
-                _inherited.append(found.pools)
-                found.pools = type(found.pools)(found.pools._maxsize)  # noqa: SLF001
+def _other_connections(found: Iterable[Any]) -> Iterator[tuple[Any, str, Any]]:
+    """Return what gives OpenTelemetry's HTTP exporters other connections than the parent's.
+
+    They keep a socket open; parent and child writing on the same one garble both.
+    """
+    requests, urllib3 = sys.modules.get("requests"), sys.modules.get("urllib3")
+    for one in found:
+        if requests is not None and isinstance(one, requests.Session):
+            for adapter in one.adapters.values():
+                yield adapter, "proxy_manager", {}
+                yield _other_pools(adapter.poolmanager)
+        elif urllib3 is not None and isinstance(one, urllib3.PoolManager):
+            yield _other_pools(one)
+
+
+def _other_pools(manager: Any) -> tuple[Any, str, Any]:
+    pools = manager.pools
+    return manager, "pools", type(pools)(pools._maxsize)  # noqa: SLF001 - there is no public way
 
 
 class _Kind(Enum):
@@ -176,14 +238,17 @@ def _is_sdks(provider: object) -> bool:
     return type(provider).__module__.startswith("opentelemetry.sdk.metrics")
 
 
-def _forget_ours(consumer: Any) -> None:
-    """Take our instruments out of what the SDK has stored; the user's are not ours to reset."""
+def _without_ours(consumer: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Return what takes our instruments out of the SDK's storage; the user's stay as they are."""
     for storage in consumer._reader_storages.values():  # noqa: SLF001
-        storage._lock = threading.RLock()  # noqa: SLF001
         matches = storage._instrument_view_instrument_matches  # noqa: SLF001
-        for instrument in list(matches):
-            if instrument.instrumentation_scope.name == SCOPE:
-                del matches[instrument]
+        yield storage, "_lock", threading.RLock()
+        others = {
+            instrument: found
+            for instrument, found in matches.copy().items()
+            if instrument.instrumentation_scope.name != SCOPE
+        }
+        yield storage, "_instrument_view_instrument_matches", others
 
 
 def _free(meter: Any) -> None:
