@@ -1,5 +1,5 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
-#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test, bench and bench-worker
+#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and the benchmarks
 .NOTPARALLEL:
 .PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs dist newest bench bench-worker bench-growth bench-latency bench-view
 
