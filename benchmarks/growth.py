@@ -134,7 +134,7 @@ def _celery(names: int, queues: int) -> Callable[[int], None]:
         nonlocal number
         for _ in range(tasks):
             number += 1
-            chosen = f"queue.{number * 7919 % queues}"
+            chosen = f"queue.{number // names % queues}"  # every name with every queue
             # Without a queue of that name in its table: Celery's keeps all that it has ever seen.
             app.send_task(f"task.{number % names}", exchange="", routing_key=chosen)
 
