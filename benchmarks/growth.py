@@ -125,7 +125,6 @@ def _resident() -> int:
 
 def _celery(names: int, queues: int) -> Callable[[int], None]:
     app = celery.Celery("growth", broker="memory://", set_as_current=True)
-    app.conf.task_create_missing_queues = True
     kombu.Producer.publish = lambda *_, **__: None
     otel_queue_bridge.instrument("celery")
     number = 0
@@ -135,8 +134,7 @@ def _celery(names: int, queues: int) -> Callable[[int], None]:
         for _ in range(tasks):
             number += 1
             chosen = f"queue.{number // names % queues}"  # every name with every queue
-            # Without a queue of that name in its table: Celery's keeps all that it has ever seen.
-            app.send_task(f"task.{number % names}", exchange="", routing_key=chosen)
+            app.send_task(f"task.{number % names}", queue=chosen)
 
     return submit
 
