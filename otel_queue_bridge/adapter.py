@@ -384,13 +384,13 @@ class Hook(NamedTuple):
     """Other places that hold the same function, imported by name."""
     factory: bool = False
     """The target returns the function to advise."""
-    within: ContextVar[Any] | None = None
-    """The advice has something to do only while this holds something."""
     find: Callable[[ModuleType], Iterable[tuple[object, str]]] | None = None
     """Further (owner, attribute) pairs that exist when the module is patched.
 
     The target is then the module alone.
     """
+    within: ContextVar[Any] | None = None
+    """The advice has something to do only while this holds something; not with `find`."""
 
 
 class BuiltIn(NamedTuple):

@@ -65,8 +65,10 @@ def feeder(histogram: Any, attributes: dict[str, str | bool]) -> Callable[[float
     is_enabled = histogram._is_enabled  # noqa: SLF001
 
     def feed(value: float) -> bool:
-        if consumer._reader_storages is not storages or not is_enabled():  # noqa: SLF001
+        if consumer._reader_storages is not storages:  # noqa: SLF001
             return False
+        if not is_enabled():
+            return True
         now, context = time_ns(), get_current()
         sampled = config.exemplar_filter.should_sample(value, now, cleaned, context)
         measurement = _Measurement(value, now, histogram, context, cleaned)

@@ -222,7 +222,7 @@ class Patches:
         def advice(call: Call, _: Recorder) -> Generator[None, None, None]:
             yield
             if call.error is None:
-                advised = _Advised(self, hook.target, hook.advice, maker=call)
+                advised = _Advised(self, hook.target, hook.advice, within=hook.within, maker=call)
                 call.result = advised.around(call.result)
 
         return advice
@@ -316,7 +316,8 @@ class _Family:
                 self._patches.refuse(f"{kind.__qualname__}.{self._attribute}", error)
 
     def _join(self, kind: type) -> None:
-        advised = _Advised(self._patches, self._hook.target, self._hook.advice, family=self)
+        hook = self._hook
+        advised = _Advised(self._patches, hook.target, hook.advice, within=hook.within, family=self)
         advised.owner = kind
         found = self._patches.advise(advised, kind, self._attribute)
         if self._members.setdefault(kind, advised) is advised:  # and no other thread's

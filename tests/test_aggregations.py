@@ -8,6 +8,7 @@ from dataclasses import asdict
 import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics._internal import _MeterConfig
 from opentelemetry.sdk.metrics._internal import instrument as sdk_instrument
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import (
@@ -185,6 +186,20 @@ def test_this_sdk_is_as_we_know_it(public, temporality, each):
             histogram.record(attributes, 0.1)
     provider.shutdown()
     assert len(public) == len(SETS) * each
+
+
+def test_a_meter_that_is_switched_off_records_nothing(public):
+    first = reader()
+    provider = MeterProvider([first], shutdown_on_exit=False)
+    histogram = Ours(provider)
+    meter = instruments_of(provider).meter
+    for is_enabled in (True, False, True):
+        meter._set_meter_config(_MeterConfig(is_enabled))  # noqa: SLF001 - what a user's configurator does
+        for _ in range(3):
+            histogram.record(SETS[0], 0.1)
+    (point,) = collected(first).values()
+    provider.shutdown()
+    assert (point["count"], len(public)) == (6, 1)
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])

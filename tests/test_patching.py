@@ -6,6 +6,7 @@ import importlib
 import inspect
 import logging
 import sys
+from contextvars import ContextVar
 from types import ModuleType
 
 import pytest
@@ -732,6 +733,47 @@ def test_a_new_patching_after_an_undo_is_on(library, switch, patches):
     assert library.send("x") == "ours"
     again.undo()
     assert library.send("x") == ("sent", "x", (), {})
+
+
+# Only within something
+
+
+_variable = ContextVar("_variable", default=None)
+
+
+@pytest.mark.parametrize(
+    ("more", "call", "plain"),
+    [
+        (
+            hook("send", replacing, within=_variable),
+            lambda library: library.send("x"),
+            ("sent", "x", (), {}),
+        ),
+        (
+            hook("Queue.push", replacing, within=_variable),
+            lambda library: library.Queue().push("x"),
+            ("pushed", ("x",), {}),
+        ),
+        (
+            hook("Queue.push", replacing, within=_variable, overrides=True),
+            lambda library: library.Queue().push("x"),
+            ("pushed", ("x",), {}),
+        ),
+        (
+            hook("make_runner", replacing, within=_variable, factory=True),
+            lambda library: library.make_runner("x")(),
+            ("ran", "x", (), {}),
+        ),
+    ],
+    ids=["function", "method", "override", "product"],
+)
+def test_an_advice_for_a_certain_context_is_off_in_any_other(library, patches, more, call, plain):
+    patches.install(more)
+    assert call(library) == plain
+    token = _variable.set("held")
+    assert call(library) == "ours"
+    _variable.reset(token)
+    assert call(library) == plain
 
 
 class SoftTimeLimitExceeded(Exception):  # noqa: N818 - the host's names are the host's
