@@ -162,7 +162,8 @@ class _Cells(Generic[_C]):
     def clear(self) -> None:
         """In a forked child: begin with nothing; cells handed out before are the parent's."""
         self._lock = threading.Lock()
-        self._cells.clear()
+        self._inherited = self._cells  # kept: to free it would copy the parent's pages
+        self._cells = {}
 
 
 def _feeder(made: metrics.Histogram, attributes: dict[str, str | bool]) -> Callable[[float], bool]:
@@ -225,7 +226,8 @@ class Instruments:
         )
         self._lock = threading.Lock()
         self._made: dict[str, Counter | Histogram | Gauge] = {}
-        self._pending: dict[str, Callable[[], None]] = {}
+        self.pending: dict[str, Callable[[], None]] = {}
+        """What the SDK does not know yet, by name."""
 
     def counter(self, name: str, unit: str, description: str) -> Counter:
         def register(counter: Counter) -> None:
@@ -265,7 +267,7 @@ class Instruments:
                 found = self._made.get(name)
                 if found is None:
                     found = self._made[name] = make()
-                    self._pending[name] = partial(register, found)
+                    self.pending[name] = partial(register, found)
         return found
 
     def register(self) -> None:
@@ -275,7 +277,7 @@ class Instruments:
         callbacks, and takes a new instrument under the same lock: a slow callback of the user's
         would hold up the first task.
         """
-        if not self._pending:
+        if not self.pending:
             return
         thread = threading.Thread(
             target=self._register, name="otel_queue_bridge.register", daemon=True
@@ -286,16 +288,16 @@ class Instruments:
 
     def _register(self) -> None:
         # Histograms first: the SDK takes them while it collects, and they keep few records so long.
-        waiting = tuple(self._pending)
+        waiting = tuple(self.pending)
         for name in sorted(waiting, key=lambda name: not isinstance(self._made[name], Histogram)):
-            register = self._pending.get(name)
+            register = self.pending.get(name)
             if register is None:
                 continue
             try:
                 register()
             except Exception as error:  # noqa: BLE001 - an SDK of whatever kind
                 _logger.warning("no metric %s: %s", name, type(error).__name__)
-            self._pending.pop(name, None)
+            self.pending.pop(name, None)
 
     def counted(self) -> bool:
         """Tell whether any counter holds anything."""

@@ -79,7 +79,8 @@ class Measurements:
     def report_to(self, send: Callable[..., bool] | None) -> None:
         """In a forked child: have what is counted recorded by the parent, or, by None, here."""
         self._send = send
-        self._cell.cache_clear()
+        self._inherited = self._cell  # kept: to free it would copy the parent's pages
+        self._cell = lru_cache(_CACHED)(self._find_cell)
         self._tasks.free()
         self._queues.free()
 

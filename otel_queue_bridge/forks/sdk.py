@@ -181,7 +181,7 @@ class Held:
         if self._moved:
             _logger.warning("this SDK keeps its metrics elsewhere (%s)", self._moved)
         for _, instruments in all_instruments():
-            if instruments._pending:  # noqa: SLF001 - else no thread was registering anything
+            if instruments.pending:  # else no thread was registering anything
                 _free(instruments.meter)
             instruments.start_from_nothing()
 
