@@ -127,7 +127,7 @@ class Patches:
         """Return a function that runs this one, a callback for one call, inside the advice."""
 
         def called(*args: Any, **kwargs: Any) -> Any:  # many are made, and few are called
-            return _Advised(self, advice.__qualname__, advice).call(function, None, args, kwargs)
+            return _Advised(self, advice.__qualname__, advice).call(function, args, kwargs)
 
         return called
 
@@ -385,7 +385,9 @@ class _Advised:
             return self._in_place_of(function, _coroutine_function(called_soon))
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            return self.call(function, instance, args, kwargs)
+            if not self._wanted(instance):
+                return function(*args, **kwargs)
+            return self._run(function, Call(instance, args, kwargs, self.maker))
 
         return self._in_place_of(function, called)
 
@@ -416,8 +418,11 @@ class _Advised:
             return self._in_place_of(function, _coroutine_function(called_soon))
 
         def called(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-            method = partial(function, instance) if is_plain else bound(instance)
-            return self.call(method, instance, args, kwargs)
+            if not self._wanted(instance):
+                if is_plain:
+                    return function(instance, *args, **kwargs)
+                return bound(instance)(*args, **kwargs)
+            return self._run(bound(instance), Call(instance, args, kwargs))
 
         return self._in_place_of(function, called)
 
@@ -433,20 +438,20 @@ class _Advised:
         if not self._patches.on or (self._within is not None and self._within.get(None) is None):
             return False
         try:
-            if self._family is not None and self._family.is_parents(self.owner, instance):
+            if not self._always and not self._patches.recorder.active():
                 return False
-            return self._always or self._patches.recorder.active()
+            return self._family is None or not self._family.is_parents(self.owner, instance)
         except Exception as error:  # noqa: BLE001 - containment
             self._contain(error)
             return False
 
-    def call(
-        self, function: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Call the function, inside the advice if there is anything to do."""
-        if not self._wanted(instance):
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a callback, inside the advice if there is anything to do."""
+        if not self._wanted(None):
             return function(*args, **kwargs)
-        call = Call(instance, args, kwargs, self.maker)
+        return self._run(function, Call(None, args, kwargs))
+
+    def _run(self, function: Any, call: Call) -> Any:
         running = self._begin(call)
         if running is None:
             return function(*call.args, **call.kwargs)
