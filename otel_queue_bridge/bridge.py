@@ -54,6 +54,9 @@ _UNKNOWN = object()
 """What stands for a provider in an API that keeps it elsewhere."""
 
 
+_AS_IT_IS = contextlib.nullcontext()
+
+
 class _Within:
     """A context that is current inside the `with`: `contextlib` would take longer than the rest."""
 
@@ -185,9 +188,10 @@ class Bridge:
         return suppress_instrumentation()
 
     def polling(self) -> AbstractContextManager[object]:
-        if not self.config.suppress_polling:
-            return contextlib.nullcontext()
-        return _Within(Context({**get_current(), **_ADDED}))
+        current = get_current()
+        if _POLLING in current or not self.config.suppress_polling:
+            return _AS_IT_IS
+        return _Within(Context({**current, **_ADDED}))
 
     def not_polling(self) -> AbstractContextManager[bool]:
         current = get_current()
