@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import Observation
 
 from otel_queue_bridge import semconv
+from otel_queue_bridge.failures import pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -169,11 +170,12 @@ class _Cells(Generic[_C]):
 def _feeder(made: metrics.Histogram, attributes: dict[str, str | bool]) -> Callable[[float], bool]:
     """Return the cheapest function that records a value in this histogram."""
     if type(made).__module__.startswith("opentelemetry.sdk."):
-        # An SDK may be different inside, or have settings for which this is no good.
-        with suppress(Exception):
+        try:
             from otel_queue_bridge.aggregations import feeder  # noqa: PLC0415 - needs the SDK
 
             return feeder(made, attributes)
+        except Exception as error:  # noqa: BLE001 - an SDK that is different, or set up differently
+            pass_on(error)
 
     def feed(value: float) -> bool:
         made.record(value, attributes)
