@@ -43,8 +43,17 @@ def run(
     with Celery(broker=redis_url) as app:
         for _ in range(TASKS):
             app.send_task("outer")
-    worker.wait_for(lambda: worker.log().count("Task inner[") == 2 * TASKS)
+        worker.wait_for(lambda: worker.log().count("Task inner[") == 2 * TASKS)
+        # The children write that log. What the main process has not heard of when it is told to
+        # stop, it takes for tasks that nobody has begun.
+        worker.wait_for(lambda: is_idle(app))
     assert worker.stop(signal.SIGTERM) == 0
+
+
+def is_idle(app: Celery) -> bool:
+    inspect = app.control.inspect()
+    replies = inspect.active(), inspect.reserved()
+    return all(replies) and not any(tasks for found in replies for tasks in found.values())
 
 
 def counts(receiver: Receiver) -> Counter[str]:
