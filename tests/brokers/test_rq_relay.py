@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from rq import Worker
 from rq.job import JobStatus
+from rq.worker import WorkerStatus
 
 from otel_queue_bridge.otlp import Receiver, Span, read_spans
 from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
@@ -244,8 +246,13 @@ def test_a_time_limit_ends_a_job_wherever_it_strikes(fleet: Fleet, export: str) 
     # The SDK drops the oldest where it exports too slowly; what matters here are the latest.
     pool = fleet.pool(3, OTEL_PYTHON_QUEUE_BRIDGE_FLUSH_TIMEOUT="20", **{EXPORT: export})
     busy = [fleet.enqueue("busy", job_timeout=1) for _ in range(jobs)]
-    ended = {JobStatus.FAILED, JobStatus.FINISHED}
+    ended, idle = {JobStatus.FAILED, JobStatus.FINISHED}, WorkerStatus.IDLE
     pool.wait_for(lambda: all(job.get_status() in ended for job in busy))
+    # A worker that is about to wait for its next job may not see a signal before that wait ends,
+    # after minutes; one that waits already sees it at once.
+    pool.wait_for(
+        lambda: {worker.get_state() for worker in Worker.all(busy[0].connection)} == {idle}
+    )
     end(pool)
     assert fleet.notes("ran on") == []
     assert [job.get_status() for job in busy] == [JobStatus.FAILED] * jobs
