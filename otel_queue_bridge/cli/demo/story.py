@@ -241,8 +241,8 @@ class Demo:
                 raise CommandError(f"cannot write {path}: {error.strerror}") from error
             self.say("wrote", str(path))
         if options.keep:
-            self.say("open", server.origin.http, "until Ctrl-C")
             with suppress(KeyboardInterrupt):
+                self.say("open", server.origin.http, "until Ctrl-C")
                 signal.pause()
 
     def trace(self, server: Server, folder: str, port: int) -> list[Span]:
