@@ -391,7 +391,7 @@ def test_all_is_found_among_many_instruments_and_attribute_sets():
             provider._measurement_consumer._lock.locked(),
             reader._export_lock.locked(),
             processor._batch_processor._export_lock.locked(),
-            len(held._parts.connections),
+            len(held._connections),
         ]
         held.release()
         leave(result)

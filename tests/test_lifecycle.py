@@ -235,7 +235,11 @@ else:
     exporter = OTLPSpanExporter()
     session = getattr(exporter, "_session", None) or exporter._client._transport._session
     adapters = session.adapters
-    pools = lambda: [adapter.poolmanager.pools for adapter in adapters.values()]
+    own = [one for one in adapters.values() if hasattr(one, "poolmanager")]
+    pools = lambda: [adapter.poolmanager.pools for adapter in own]
+    if kind == "mounted":  # a user's adapter, without what those of requests have
+        from requests.adapters import BaseAdapter
+        session.mount("shop://", BaseAdapter())
 processor = BatchSpanProcessor(exporter)
 if kind == "wrapped":
     class Processor(BatchSpanProcessor):  # a module of the user's
@@ -298,6 +302,7 @@ def forked(collector, kind, **variables):
         "urllib3",
         "own",
         "wrapped",
+        "mounted",
     ],
 )
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")

@@ -15,7 +15,7 @@ import wrapt
 from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
 
-from otel_queue_bridge.forks import relay, sdk
+from otel_queue_bridge.forks import relay
 from otel_queue_bridge.forks.sdk import Held
 
 if TYPE_CHECKING:
@@ -76,8 +76,6 @@ def leave(participant: Participant) -> None:
     global _line  # noqa: PLW0603 - of the process, as its parent
     if participant in _participants:
         _participants.remove(participant)
-    if not _participants:
-        sdk.forget()
     if not _participants and _line is not None:
         _line.close()
         _line = None

@@ -15,7 +15,6 @@ from collections import deque
 from enum import Enum
 from functools import lru_cache
 from importlib import import_module
-from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
@@ -23,7 +22,7 @@ from opentelemetry import metrics, trace
 from otel_queue_bridge.instruments import SCOPE, all_instruments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 _logger = logging.getLogger("otel_queue_bridge")
 
@@ -36,89 +35,9 @@ _IMPORTED_LATE = ("netrc", "encodings.idna")
 """What an export over HTTP imports only when it is under way (requests 2.34 `get_netrc_auth`, and
 `socket.getaddrinfo`). A child forked meanwhile would wait for the lock of that import for ever."""
 
-_SEARCHED_AGAIN = 1.0
-"""Seconds after which the SDK's parts are searched for anew, though no provider has got others."""
-
 _inherited: list[object] = []
 """What a child has replaced: kept, since to free it is work, and connections take locks to close
 that another thread of the parent may have held at the fork."""
-
-
-class _Parts:
-    """The parts of some providers that matter to a fork."""
-
-    def __init__(self, providers: Sequence[object]) -> None:
-        self.providers = tuple(providers)
-        self.consumers: list[Any] = []
-        self.exporting: list[Any] = []
-        self.connections: list[Any] = []
-        self._signs = [sign for provider in providers for sign in _signs(provider)]
-        self._until = time.monotonic() + _SEARCHED_AGAIN
-        self._find()
-
-    def hold_for(self, providers: Sequence[object]) -> bool:
-        """Tell whether these are still all that there is to be found."""
-        signs = [sign for provider in providers for sign in _signs(provider)]
-        same = len(signs) == len(self._signs) and all(map(is_, signs, self._signs))
-        return same and time.monotonic() < self._until
-
-    def _find(self) -> None:
-        seen: set[int] = set()
-        waiting: deque[object] = deque(self.providers)
-        while waiting and len(seen) < _WALKED:
-            part = waiting.popleft()
-            kind = _kind_of(type(part))  # type: ignore[arg-type] # it is hashable
-            if kind is _Kind.OTHER or id(part) in seen:
-                continue
-            seen.add(id(part))
-            if kind is _Kind.CONNECTION:
-                self.connections.append(part)
-            elif kind is _Kind.CONTAINER:
-                waiting.extend(part)  # type: ignore[arg-type]
-            else:
-                slots = (getattr(part, name, None) for name in getattr(type(part), "__slots__", ()))
-                attributes = vars(part) if hasattr(part, "__dict__") else {}
-                # Batch processors of spans and logs, and periodic readers of metrics.
-                if hasattr(attributes.get("_export_lock"), "acquire"):
-                    self.exporting.append(part)
-                if "_reader_storages" in attributes and "_lock" in attributes:
-                    self.consumers.append(part)
-                    waiting.extend(attributes["_reader_storages"])  # and not all that is counted
-                else:
-                    waiting.extend(attributes.values() or slots)
-
-
-_latest: list[_Parts] = []
-"""The parts that were found last, if any."""
-
-
-def _parts_of(providers: Sequence[object]) -> _Parts:
-    for parts in tuple(_latest):
-        if parts.hold_for(providers):
-            return parts
-    parts = _Parts(providers)
-    _latest[:] = [parts]
-    return parts
-
-
-def forget() -> None:
-    """Keep nothing alive any more: nobody takes part in forks."""
-    _latest.clear()
-
-
-def _signs(provider: object) -> Iterable[object]:
-    """Return objects of which at least one is another when a provider gets another exporter."""
-    yield provider
-    for name, inner in _REPLACED:
-        yield getattr(getattr(provider, name, None), inner, None)
-
-
-_REPLACED = (
-    ("_active_span_processor", "_span_processors"),
-    ("_measurement_consumer", "_reader_storages"),
-    ("_multi_log_record_processor", "_log_record_processors"),
-)
-"""Where providers keep what exports; the SDK (1.45) replaces these, and never changes them."""
 
 
 class Held:
@@ -129,7 +48,7 @@ class Held:
     """
 
     def __init__(self, providers: Iterable[object]) -> None:
-        """Before the fork: wait for what is under way; within bounds.
+        """Before the fork: find the SDK's parts, and wait for what is under way; within bounds.
 
         A lock that is taken is taken in the child, too: its readers, which the SDK restarts before
         it is our turn, wait until the child has started from nothing.
@@ -137,33 +56,74 @@ class Held:
         if "urllib3" in sys.modules:
             for name in _IMPORTED_LATE:
                 import_module(name)
-        providers = tuple(providers)
-        self._parts = parts = _parts_of(providers)
+        self._providers = tuple(providers)
+        self._consumers: list[Any] = []
+        self._exporting: list[Any] = []
+        self._connections: list[Any] = []
+        self._find()
+        self._fresh: list[tuple[Any, str, Any]] = []
+        self._moved = ""
+        """What the SDK does not have where we look for it."""
+        self._prepare()
         self._held: list[Any] = []
         self._missed: list[tuple[Any, str, Any]] = []
+        try:
+            self._hold()
+        except BaseException:  # a time limit, say: nobody else would release them
+            self.release()
+            raise
+
+    def _find(self) -> None:
+        seen: set[int] = set()
+        waiting: deque[object] = deque(self._providers)
+        while waiting and len(seen) < _WALKED:
+            part = waiting.popleft()
+            kind = _kind_of(type(part))  # type: ignore[arg-type] # it is hashable
+            if kind is _Kind.OTHER or id(part) in seen:
+                continue
+            seen.add(id(part))
+            if kind is _Kind.CONNECTION:
+                self._connections.append(part)
+            elif kind is _Kind.CONTAINER:
+                waiting.extend(part)  # type: ignore[arg-type]
+            else:
+                slots = (getattr(part, name, None) for name in getattr(type(part), "__slots__", ()))
+                attributes = vars(part) if hasattr(part, "__dict__") else {}
+                # Batch processors of spans and logs, and periodic readers of metrics.
+                if hasattr(attributes.get("_export_lock"), "acquire"):
+                    self._exporting.append(part)
+                if "_reader_storages" in attributes and "_lock" in attributes:
+                    self._consumers.append(part)
+                    waiting.extend(attributes["_reader_storages"])  # and not all that is counted
+                else:
+                    waiting.extend(attributes.values() or slots)
+
+    def _prepare(self) -> None:
+        """Make what the child gets in the place of what it must not share with its parent."""
+        for connection in self._connections:
+            self._fresh += _other_connections(connection)
+        if not self._consumers and any(map(_is_sdks, self._providers)):
+            self._moved = "no _reader_storages"
+        try:
+            for consumer in self._consumers:
+                self._fresh += _without_ours(consumer)
+        except AttributeError as error:
+            self._moved = str(error)
+
+    def _hold(self) -> None:
         deadline = time.monotonic() + _HOLDING_LIMIT
         for owner, name in (
-            *((consumer, "_lock") for consumer in parts.consumers),
-            *((exporting, "_export_lock") for exporting in parts.exporting),
+            *((consumer, "_lock") for consumer in self._consumers),
+            *((exporting, "_export_lock") for exporting in self._exporting),
         ):
             lock = getattr(owner, name)
             if lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 self._held.append(lock)
             else:
                 self._missed.append((owner, name, lock))
-        self._fresh = list(_other_connections(parts.connections))
-        self._moved = ""
-        """What the SDK does not have where we look for it."""
-        if not parts.consumers and any(map(_is_sdks, providers)):
-            self._moved = "no _reader_storages"
-        try:
-            for consumer in parts.consumers:
-                self._fresh += _without_ours(consumer)
-        except AttributeError as error:
-            self._moved = str(error)
 
     def export_locks(self) -> list[Any]:
-        return [exporting._export_lock for exporting in self._parts.exporting]  # noqa: SLF001
+        return [exporting._export_lock for exporting in self._exporting]  # noqa: SLF001
 
     def release(self) -> None:
         """After the fork, in either process: let everybody go on."""
@@ -191,24 +151,22 @@ class Held:
             instruments.register()
 
 
-def _other_connections(found: Iterable[Any]) -> Iterator[tuple[Any, str, Any]]:
-    """Return what gives OpenTelemetry's HTTP exporters other connections than the parent's.
+def _other_connections(found: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Return what gives an HTTP exporter of OpenTelemetry other connections than the parent's.
 
-    They keep a socket open; parent and child writing on the same one garble both.
+    It keeps a socket open; parent and child writing on the same one garble both.
     """
-    requests, urllib3 = sys.modules.get("requests"), sys.modules.get("urllib3")
-    for one in found:
-        if requests is not None and isinstance(one, requests.Session):
-            for adapter in one.adapters.values():
-                yield adapter, "proxy_manager", {}
-                yield _other_pools(adapter.poolmanager)
-        elif urllib3 is not None and isinstance(one, urllib3.PoolManager):
-            yield _other_pools(one)
-
-
-def _other_pools(manager: Any) -> tuple[Any, str, Any]:
-    pools = manager.pools
-    return manager, "pools", type(pools)(pools._maxsize)  # noqa: SLF001 - there is no public way
+    requests = sys.modules.get("requests")
+    managers = [found]
+    if requests is not None and isinstance(found, requests.Session):
+        # The user may have mounted adapters of another kind, which have no such pools.
+        adapters = [one for one in found.adapters.values() if hasattr(one, "poolmanager")]
+        managers = [one.poolmanager for one in adapters]
+        yield from ((one, "proxy_manager", {}) for one in adapters)
+    for manager in managers:
+        pools: Any = getattr(manager, "pools", None)
+        if hasattr(pools, "_maxsize"):  # urllib3 has no public way
+            yield manager, "pools", type(pools)(pools._maxsize)  # noqa: SLF001
 
 
 class _Kind(Enum):
