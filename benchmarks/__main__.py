@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cpu, instructions, rq_jobs
+from benchmarks.arguments import add_queues
 from benchmarks.cells import MODES, PATHS, Cell, cells, nothing
 from benchmarks.goals import goal, too_dear
 from benchmarks.paths import QUEUES
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--queues", type=_queues, default=QUEUES, help=",".join(QUEUES))
+    add_queues(parser, QUEUES)
     parser.add_argument("--quick", action="store_true", help="only check that everything runs")
     parser.add_argument("--instructions", action="store_true", help="count them too (valgrind)")
     parser.add_argument(
@@ -52,15 +53,6 @@ def main() -> None:
     if options.gate:
         missed = too_dear(measured["k instr."], options.queues)
         sys.exit("\n".join(missed) or 0)
-
-
-def _queues(text: str) -> tuple[str, ...]:
-    chosen = tuple(text.split(","))
-    unknown = set(chosen) - set(QUEUES)
-    if unknown:
-        names = ", ".join(sorted(unknown))
-        raise argparse.ArgumentTypeError(f"not installed: {names}; there are {', '.join(QUEUES)}")
-    return chosen
 
 
 def table(queue: str, measured: Mapping[str, Mapping[Cell, float]]) -> Table:

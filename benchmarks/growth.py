@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import celery
 import kombu
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 
 _PAGE = resource.getpagesize()
 _PARTS = 20
-"""The first of so many parts warms up; the second and the last are compared."""
+"""Parts of all tasks: the first warms up; the second and the last are compared."""
 
 
 class Grown(NamedTuple):
-    """What a process came to."""
+    """How one process changed from the beginning to the end."""
 
     early: float
     late: float
     """CPU µs per task, at the beginning and at the end."""
     memory: float
-    """MB that were added between these."""
+    """MB added in between."""
     collection: float
-    """Seconds that one collection of the metrics takes at the end."""
+    """CPU seconds that one collection of the metrics takes at the end."""
 
 
 def main() -> None:
@@ -158,16 +158,16 @@ def _at_once(most: int) -> Callable[[int], None]:
 
     otel_queue_bridge.instrument("fastworker")
     paths = Paths()
-    client: Any = paths._client  # noqa: SLF001 - ours
 
     async def together(tasks: int) -> None:
-        await asyncio.gather(*(client.delay("add", 2, 3) for _ in range(tasks)))
-        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))  # that send them
-        client.task_results.clear()
+        await asyncio.gather(*(paths.client.delay("add", 2, 3) for _ in range(tasks)))
+        # The client has started a task for each, which sends it.
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+        paths.client.task_results.clear()
 
     def submit(tasks: int) -> None:
         for _ in range(max(1, tasks // most)):
-            paths._loop.run_until_complete(together(min(most, tasks)))  # noqa: SLF001 - ours
+            paths.loop.run_until_complete(together(min(most, tasks)))
 
     return submit
 

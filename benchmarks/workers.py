@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import worker_apps
+from benchmarks.arguments import add_queues
 from benchmarks.worker_apps import CONTRIB, COUNTER, MODES, NOTHING, SPANS
 from otel_queue_bridge.otlp import Receiver
 from tests.servers import Processes, Valkey, otel_env
@@ -232,14 +233,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only check that everything runs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", type=int, default=2000, help="per round; of RQ, a tenth of it")
-    parser.add_argument("--queues", default=",".join(QUEUES))
+    add_queues(parser, QUEUES)
     parser.add_argument("--spans", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.spans:
         print(one_more_span(options.spans))
         return
     rounds, tasks = (1, 20) if options.quick else (options.rounds, options.tasks)
-    measured, span = measure(options.queues.split(","), tasks, rounds)
+    measured, span = measure(options.queues, tasks, rounds)
     # A pipe has no width that `rich` could use.
     console = Console(width=None if os.isatty(1) else 120)
     console.print(table(measured))

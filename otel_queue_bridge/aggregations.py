@@ -1,4 +1,4 @@
-"""What the SDK has behind one attribute set of a histogram, looked up once and not at each record.
+"""The SDK's aggregation for one attribute set of a histogram: looked up once, not at each record.
 
 `Histogram.record` (SDK 1.45) cleans, copies, sorts and hashes the attributes each time, which
 costs more than all the rest. There is no public way around that, so this reaches into the SDK.
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class UnknownSdkError(Exception):
-    """The values of this histogram have to go the public way."""
+    """Raised for a histogram that has to be fed through its public `record`."""
 
 
 class _Measurement:
-    """What the SDK's `Measurement` has, without cleaning the attributes once more."""
+    """Has the fields of the SDK's `Measurement`, but does not clean the attributes again."""
 
     __slots__ = ("attributes", "context", "instrument", "time_unix_nano", "value")
 

@@ -51,7 +51,7 @@ _POLLING = create_key("otel_queue_bridge.polling")
 
 
 _UNKNOWN = object()
-"""What stands for a provider in an API that keeps it elsewhere."""
+"""Stands for the provider where this API keeps it in another place."""
 
 
 _AS_IT_IS = contextlib.nullcontext()

@@ -93,7 +93,7 @@ class Distribution:
         self._feed: Callable[[float], bool] | None = None
 
     def record(self, value: float) -> None:
-        """Record what is finite and not negative; the SDK complains of anything else."""
+        """Record a value; the SDK refuses one that is negative or not finite, with a warning."""
         feed = self._feed
         if feed is None or not 0 <= value < inf or not feed(value):
             self._feed = self._histogram.record(self.attributes, value)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _OTHER = "_other"
 _CACHED = 2000
-"""Cells that are found by the facts of a task; of all others they have to be worked out."""
+"""Cells kept for the facts of the latest tasks; any other cell is looked up again."""
 
 _api = metrics._internal  # noqa: SLF001 - what follows has no public name
 _NotYet = type(_api._ProxyMeterProvider())  # noqa: SLF001

@@ -334,10 +334,10 @@ class _Family:
         kind = instance if isinstance(instance, type) else type(instance)
         if kind is owner or instance is None:  # a static method tells nothing of who calls
             return False
-        answers = self._answers  # another thread may begin new ones
+        answers = self._answers  # a class that joins replaces it
         answer = answers.get((owner, kind))
         if answer is None:
-            if len(answers) >= _ANSWERS:  # of classes that are made again and again
+            if len(answers) >= _ANSWERS:  # as with classes that are made at run time
                 answers.clear()
             answer = answers[owner, kind] = self._is_parents(owner, kind)
         return answer

@@ -275,8 +275,8 @@ class _Handed:
         self.known = known
         self._fields = [(field, injected.get(field)) for field in known.fields]
         span = _span(context)
-        # Remote, as it would be out of a carrier: samplers may treat a local parent differently,
-        # and it is no matter to them whether this process runs the task or another one.
+        # Remote, as if read from a carrier: samplers may treat a local parent differently, and
+        # they should decide alike whichever process runs the task.
         remote = SpanContext(
             span.trace_id,
             span.span_id,

@@ -215,7 +215,7 @@ class Tracing:
 
 
 def _add(attributes: dict[str, AttributeValue], name: str, value: str | int | None) -> None:
-    """Add what is known, as far as OTLP has room for it."""
+    """Add the value, if it is known and OTLP can hold it."""
     if isinstance(value, str):
         attributes[name] = value if value.isascii() else encodable(value)
     elif value is not None and abs(value) < _LARGEST_INT:

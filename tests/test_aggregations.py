@@ -1,4 +1,4 @@
-"""What goes the short way into the SDK's histograms arrives as it does the public way."""
+"""What we feed into the SDK's aggregations arrives as if `Histogram.record` had been called."""
 
 from __future__ import annotations
 
@@ -121,13 +121,13 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_it_arrives_as_it_does_the_public_way(setting):
+def test_it_arrives_as_if_recorded_publicly(setting):
     seen = []
     for kind in (Ours, Plain):
         settings = SETTINGS[setting]()
         provider = MeterProvider(**settings, shutdown_on_exit=False)
         histogram = kind(provider)
-        random.seed(1)  # of exponential histograms the SDK keeps exemplars by chance
+        random.seed(1)  # exponential histograms choose their exemplars at random
         found = []
         for number in (1000, 2000, 3):
             record(histogram, values(number))
@@ -161,7 +161,7 @@ def test_a_reader_that_comes_late_sees_what_comes_after_it():
 
 @pytest.fixture
 def public(monkeypatch):
-    """The values that went the public way."""
+    """The values that were passed to `Histogram.record`."""
     recorded = []
     original = sdk_instrument.Histogram.record
 
@@ -178,7 +178,7 @@ def public(monkeypatch):
     [(AggregationTemporality.CUMULATIVE, 1), (AggregationTemporality.DELTA, 50)],
 )
 def test_this_sdk_is_as_we_know_it(public, temporality, each):
-    """With an SDK that has changed inside, all goes the public way: right, and at its price."""
+    """If the SDK changes inside, every value goes through `record` again: right, but dearer."""
     provider = MeterProvider([reader(temporality)], shutdown_on_exit=False)
     histogram = Ours(provider)
     for attributes in SETS:
@@ -215,7 +215,7 @@ def test_what_is_no_time_is_left_to_the_sdk_to_refuse(value, caplog):
     assert len(caplog.records) == 1
 
 
-def test_an_sdk_with_other_parts_gets_all_the_public_way(public, monkeypatch):
+def test_an_sdk_that_is_different_inside_gets_all_through_record(public, monkeypatch):
     monkeypatch.delattr(aggregations, "_hash_attributes")
     provider = MeterProvider([reader()], shutdown_on_exit=False)
     histogram = Ours(provider)

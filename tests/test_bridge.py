@@ -209,7 +209,7 @@ def test_of_two_queues_the_other_goes_on(sdk):
 
 @pytest.mark.parametrize("by", ["close", "collection"])
 def test_what_belongs_to_a_pool_ends_with_it(sdk, by):
-    gc.collect()  # what earlier tests have left open is none of this one's descriptors
+    gc.collect()  # else descriptors that earlier tests left open might close meanwhile
     before = descriptors()
     bridge, pool, other = sdk.bridge(), Pool(), Pool(2)
     worker = Worker(bridge, pool)

@@ -53,7 +53,7 @@ def test_an_instrument_holds_so_many_attribute_sets_and_one_for_all_others(sdk, 
 def record_many(instrument):
     for number in range(SETS + 500):
         record(instrument, number)
-    record(instrument, 7)  # it has its place
+    record(instrument, 7)  # known already
     record(instrument, SETS + 7)
 
 

@@ -36,9 +36,9 @@ class Facts:
     dispatched: Mapping[str, AttributeValue] = field(default_factory=dict)
     """What a dispatch has in addition."""
     exchange: Mapping[str, AttributeValue] | None = None
-    """The attributes of the request that a submit makes, if that has a span of its own."""
+    """The attributes of the span for a submit's request; None if there is no such span."""
     replied: Mapping[str, AttributeValue] = field(default_factory=dict)
-    """What is known of that request only after its start."""
+    """The attributes of that span that are known only after its start."""
 
 
 class Paths(Protocol):

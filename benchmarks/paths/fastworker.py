@@ -22,7 +22,7 @@ _SERVER = {"server.address": "127.0.0.1", "server.port": 5557, "fastworker.trans
 
 
 class _Request:
-    """A socket whose peer accepts each task at once; it keeps the last one."""
+    """Stands in for a client's socket: its peer accepts each task at once. Keeps the last one."""
 
     sent = b""
 
@@ -42,7 +42,7 @@ class _Request:
 
 
 class _Respondent:
-    """What a control plane has for a priority; it delivers the last request when it is told to."""
+    """Stands in for a control plane's socket for one priority: each task is put in by hand."""
 
     def __init__(self) -> None:
         self.received: asyncio.Queue[bytes] = asyncio.Queue()
@@ -77,20 +77,20 @@ class Paths:
 
     def __init__(self) -> None:
         nng_patterns.pynng.Req0 = _Request
-        self._loop = asyncio.new_event_loop()
-        self._client = Client()
-        self._client.workers.add(("bench", _ADDRESS))
+        self.loop = asyncio.new_event_loop()
+        self.client = Client()
+        self.client.workers.add(("bench", _ADDRESS))
 
     def submit(self) -> None:
-        self._loop.run_until_complete(self._submit())
+        self.loop.run_until_complete(self._submit())
 
     async def _submit(self) -> None:
-        await self._client.delay("add", 2, 3)
+        await self.client.delay("add", 2, 3)
         await asyncio.sleep(0)  # now the client sends it
-        self._client.task_results.clear()
+        self.client.task_results.clear()
 
     def worker(self) -> Callable[[], None]:
-        run = self._loop.run_until_complete
+        run = self.loop.run_until_complete
         control_plane = ControlPlaneWorker("bench", _ADDRESS, result_cache_max_size=1)
         respondent = _Respondent()
 

@@ -18,7 +18,7 @@ _SERVER = {"server.address": "localhost", "server.port": 6379, "rq.transport": "
 
 
 class _Server:
-    """A server that keeps the job that was saved last, and lets go of it again and again."""
+    """Stands in for Redis: keeps the job that was saved last, and delivers it again and again."""
 
     def __init__(self) -> None:
         self.job: dict[bytes, Any] = {}

@@ -63,7 +63,7 @@ class Held:
         self._find()
         self._fresh: list[tuple[Any, str, Any]] = []
         self._moved = ""
-        """What the SDK does not have where we look for it."""
+        """Why the metrics of this SDK cannot be cleared; empty if they can."""
         self._prepare()
         self._held: list[Any] = []
         self._missed: list[tuple[Any, str, Any]] = []
@@ -99,7 +99,7 @@ class Held:
                     waiting.extend(attributes.values() or slots)
 
     def _prepare(self) -> None:
-        """Make what the child gets in the place of what it must not share with its parent."""
+        """Make the replacements for what the child must not share with its parent."""
         for connection in self._connections:
             self._fresh += _other_connections(connection)
         if not self._consumers and any(map(_is_sdks, self._providers)):

@@ -44,8 +44,8 @@ def run(
         for _ in range(TASKS):
             app.send_task("outer")
         worker.wait_for(lambda: worker.log().count("Task inner[") == 2 * TASKS)
-        # The children write that log. What the main process has not heard of when it is told to
-        # stop, it takes for tasks that nobody has begun.
+        # The children write that log. If the worker stops before its main process has read their
+        # results, Celery gives those tasks back as if nobody had begun them.
         worker.wait_for(lambda: is_idle(app))
     assert worker.stop(signal.SIGTERM) == 0
 

@@ -214,6 +214,28 @@ def test_sending_leaves_the_message_as_it_was(
     }
 
 
+class Noted(dramatiq.Message):
+    """A user's message, which wants to know of its copies."""
+
+    copies = 0
+
+    def copy(self, **attributes: Any) -> Any:
+        type(self).copies += 1
+        return super().copy(**attributes)
+
+
+def test_a_message_of_the_users_is_copied_by_its_own_method(
+    instrumented: Telemetry, stub: StubBroker
+) -> None:
+    ran = Ran(stub)
+    sent = Noted(**ran.actor.message(1).asdict())
+    stub.enqueue(sent)
+    assert Noted.copies == 1
+    work_until(stub, lambda: len(ran.calls) == 1)
+    (submit,) = instrumented.spans("submit ok")
+    assert [parent(span) for span in instrumented.spans("dispatch ok")] == [own_id(submit)]
+
+
 def test_a_pipeline_can_run_twice(instrumented: Telemetry, stub: StubBroker) -> None:
     first, second = Ran(stub, "first"), Ran(stub, "second")
     pipeline = dramatiq.pipeline([first.actor.message(), second.actor.message()], broker=stub)

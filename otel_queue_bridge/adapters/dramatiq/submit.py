@@ -87,10 +87,11 @@ def _signals(broker: Any) -> bool:
 
 def _with(message: Any, carrier: dict[str, Any]) -> Any:
     """Return a copy of the message that has the carrier among its options."""
-    if not is_dataclass(type(message)):  # a `MessageProxy`, whose copy is the message's
-        return message.copy(options={CARRIER: carrier})
+    kind = type(message)
+    if kind.__module__ != "dramatiq.message" or not is_dataclass(kind):
+        return message.copy(options={CARRIER: carrier})  # a proxy, or a class of the user's
     # `Message.copy` (Dramatiq 2.2) asks each field for its default: it takes ten times as long.
-    copied = object.__new__(type(message))
+    copied = object.__new__(kind)
     vars(copied).update(vars(message), options={**message.options, CARRIER: carrier})
     return copied
 
