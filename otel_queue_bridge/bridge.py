@@ -50,8 +50,9 @@ _POLLING = create_key("otel_queue_bridge.polling")
 """Set where a worker polls: the suppression there is not the user's, and not for us."""
 
 
-_UNKNOWN = object()
-"""Stands for the provider where this API keeps it in another place."""
+_SPANS, _METRICS = vars(trace), vars(metrics._internal)  # noqa: SLF001 - nothing public is as quick
+_KNOWN = "_TRACER_PROVIDER" in _SPANS and "_METER_PROVIDER" in _METRICS
+"""Whether this API keeps there which providers are set."""
 
 
 _AS_IT_IS = contextlib.nullcontext()
@@ -134,12 +135,13 @@ class Bridge:
             # To ask for a provider that nobody has set takes a hundred times as long as this look.
             if (
                 self._unset
-                and getattr(trace, "_TRACER_PROVIDER", _UNKNOWN) is None
-                and getattr(metrics._internal, "_METER_PROVIDER", _UNKNOWN) is None  # noqa: SLF001
+                and _SPANS["_TRACER_PROVIDER"] is None
+                and _METRICS["_METER_PROVIDER"] is None
             ):
                 return False
             own = self.config.tracer_provider, self.config.meter_provider
-            self._unset = own == (None, None)  # asked once: the environment may name a provider
+            # Asked once: the environment may name a provider.
+            self._unset = _KNOWN and own == (None, None)
             if not self._tracing.active() and not self._measurements.active():
                 return False
         current = get_current()
@@ -188,10 +190,14 @@ class Bridge:
         return suppress_instrumentation()
 
     def polling(self) -> AbstractContextManager[object]:
+        return self.start_polling() or _AS_IT_IS
+
+    def start_polling(self) -> AbstractContextManager[object] | None:
+        """Return what makes this context one of polling; None if it is, or need not be."""
         current = get_current()
         if _POLLING in current or not self.config.suppress_polling:
-            return _AS_IT_IS
-        return _Within(Context({**current, **_ADDED}))
+            return None
+        return _Within(Context({**current, **_ADDED}) if current else _ADDED)
 
     def not_polling(self) -> AbstractContextManager[bool]:
         current = get_current()
@@ -248,9 +254,9 @@ class Bridge:
             receivers["count"] = _count
         return receivers
 
-    def relayed(self, key: str, value: float | None, *facts: str | None) -> None:
+    def relayed(self, *facts: Any) -> None:
         """Record what a child has counted."""
-        self._measurements.record(key, value, *facts)
+        self._measurements.record(*facts)
 
     def relay_spans(self, *, always: bool = False) -> None:
         wanted = always or self._child_export == "relay"
@@ -378,11 +384,11 @@ def _read_of(
     return () if found is None else read(found)
 
 
-def _count(system: str, key: str, value: float | None, *facts: str | None) -> None:
+def _count(system: str, *facts: Any) -> None:
     """Record what a child has counted, for whichever queue it did so."""
     for bridge in lifecycle.participants():
         if isinstance(bridge, Bridge) and bridge.system == system:
-            bridge.relayed(key, value, *facts)
+            bridge.relayed(*facts)
             return
 
 

@@ -44,6 +44,7 @@ class Measurements:
         self._system = system
         self._naming = config.naming
         self._status = semconv.status_attribute(config.naming)
+        self._times_submits = bool(semconv.SUBMIT_DURATION.name(config.naming, system))
         self._looked = False
         self._resolved: Instruments | None = None
         self._tasks = _Names(config.max_task_names)
@@ -91,7 +92,8 @@ class Measurements:
         retry = (task.attempt or 1) > 1 if task.retry is None else task.retry
         if handed_over and not retry:
             self._record(semconv.SUBMITTED, task)
-        self._record(semconv.SUBMIT_DURATION, task, error_type=error_type, value=duration)
+        if self._times_submits:
+            self._record(semconv.SUBMIT_DURATION, task, error_type=error_type, value=duration)
 
     def dispatched(self, task: Task, outcome: Outcome | None) -> None:
         """Count an attempt that a worker took; with an outcome, it ended there."""
@@ -118,11 +120,19 @@ class Measurements:
         if duration is not None and wait is not None:
             self._record(semconv.WAIT, task, value=wait)
 
-    def record(self, key: str, value: float | None, *facts: str | None) -> None:
+    def record(  # noqa: PLR0913, PLR0917 - as a child sends it
+        self,
+        key: str,
+        value: float | None,
+        task: str,
+        queue: str,
+        status: str | None,
+        error_type: str | None,
+    ) -> None:
         """Record one thing that has happened, here or in a child, under this process's caps."""
         if self._resolved is None and self.instruments is None:
             return
-        cell = self._cell(key, *facts)
+        cell = self._cell(key, task, queue, status, error_type)
         if cell is None:
             return
         if value is None:
@@ -162,9 +172,9 @@ class Measurements:
         *,
         value: float | None = None,
     ) -> None:
-        facts = (task.name, task.queue, status, error_type)
-        if self._send is None or not self._send(self._system, metric.key, value, *facts):
-            self.record(metric.key, value, *facts)
+        facts = (metric.key, value, task.name, task.queue, status, error_type)
+        if self._send is None or not self._send(self._system, *facts):
+            self.record(*facts)
 
     def _find_cell(
         self, key: str, task: str, queue: str, status: str | None, error_type: str | None

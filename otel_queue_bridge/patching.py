@@ -18,15 +18,16 @@ from contextlib import suppress
 from functools import partial, update_wrapper, wraps
 from importlib.machinery import ModuleSpec
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import wrapt
 import wrapt.importer
 
-from otel_queue_bridge.adapter import Call, Recorder
+from otel_queue_bridge.adapter import Call, Recorder, poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
+    from contextlib import AbstractContextManager
     from contextvars import ContextVar
     from types import ModuleType
 
@@ -48,6 +49,9 @@ _BEGINNING_LIMIT = 0.1
 class _Recorder(Recorder, Protocol):
     def active(self) -> bool:
         """Tell whether there is anything to do in this context."""
+
+    def start_polling(self) -> AbstractContextManager[object] | None:
+        """Return what makes this context one of polling; None if it is, or need not be."""
 
 
 class UnsuitableTargetError(TypeError):
@@ -331,8 +335,10 @@ class _Family:
 
     def is_parents(self, owner: type | None, instance: object) -> bool:
         """Tell whether a call comes from the override of a subclass, which has been advised."""
+        if instance is None:  # a static method tells nothing of who calls
+            return False
         kind = instance if isinstance(instance, type) else type(instance)
-        if kind is owner or instance is None:  # a static method tells nothing of who calls
+        if kind is owner:
             return False
         answers = self._answers  # a class that joins replaces it
         answer = answers.get((owner, kind))
@@ -365,31 +371,18 @@ class _Advised:
         self._patches = patches
         self._where = where
         self._advice = advice
-        self._always = always
-        self._within = within
         self._family = family
+        self._active = _always if always else _active(patches.recorder, within)
         self.maker = maker
         """Of a factory's product, the factory's call; of an instance's attribute, the instance."""
         self.owner: type | None = None
+        self._is_method = False
+        """Whether the first argument is the instance, or the class."""
 
     def around(self, function: Any) -> Any:
-        """Return a function that stands for one that is bound to nothing."""
+        """Return a function that stands for this one."""
         _check(function)
-        instance = None if self.maker is None else self.maker.instance
-
-        if inspect.iscoroutinefunction(function):
-
-            def called_soon(*args: Any, **kwargs: Any) -> Any:
-                return self._await(function, instance, args, kwargs)
-
-            return self._in_place_of(function, _coroutine_function(called_soon))
-
-        def called(*args: Any, **kwargs: Any) -> Any:
-            if not self._wanted(instance):
-                return function(*args, **kwargs)
-            return self._run(function, Call(instance, args, kwargs, self.maker))
-
-        return self._in_place_of(function, called)
+        return self._in_place_of(function, self._calling(function))
 
     def around_held(self, function: Any, owner: object) -> Any:
         """Return what stands for a function that an instance holds."""
@@ -402,29 +395,55 @@ class _Advised:
     def around_method(self, function: Any, bind: Callable[[Any], Any] | None = None) -> Any:
         """Return a function that is bound like this one, to an instance or a class."""
         _check(function)
-        is_plain = bind is None and type(function) is FunctionType
+        self._is_method = True
+        if bind is None and type(function) is FunctionType:
+            return self._in_place_of(function, self._calling(function))
 
-        def bound(instance: object) -> Any:
-            if is_plain:
-                return partial(function, instance)
+        def unbound(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
             # Somebody else's wrapper may tell by being bound who is called.
-            return bind(instance) if bind else function.__get__(instance, type(instance))
+            bound = bind(instance) if bind else function.__get__(instance, type(instance))
+            return bound(*args, **kwargs)
 
-        if inspect.iscoroutinefunction(function):
+        return self._in_place_of(function, self._calling(unbound, like=function))
 
-            def called_soon(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-                return self._await(bound(instance), instance, args, kwargs)
+    def _calling(self, function: Callable[..., Any], like: Any = None) -> Callable[..., Any]:
+        """Return a function that calls this one, inside the advice if there is anything to do."""
+        if inspect.iscoroutinefunction(like or function):
 
-            return self._in_place_of(function, _coroutine_function(called_soon))
+            def called_soon(*args: Any, **kwargs: Any) -> Any:
+                # Called now and run when awaited: arguments that do not fit are refused here.
+                pending = function(*args, **kwargs)
+                return self._awaited(function, pending, args, kwargs) if self._live() else pending
 
-        def called(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if not self._wanted(instance):
-                if is_plain:
-                    return function(instance, *args, **kwargs)
-                return bound(instance)(*args, **kwargs)
-            return self._run(bound(instance), Call(instance, args, kwargs))
+            return _coroutine_function(called_soon)
+        if self._advice is poll:
+            return self._polling(function)
+        patches, active = self._patches, self._active
 
-        return self._in_place_of(function, called)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            try:  # as `_live`, which would be one call more, also where there is no SDK
+                live = patches.on and active()
+            except Exception as error:  # noqa: BLE001 - containment
+                live = self._contain(error)
+            return self._run(function, args, kwargs) if live else function(*args, **kwargs)
+
+        return called
+
+    def _polling(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that polls, for a third of what `poll` itself would take."""
+        patches, active, start = self._patches, self._active, self._patches.recorder.start_polling
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            try:
+                polling = start() if patches.on and active() else None
+            except Exception as error:  # noqa: BLE001 - containment
+                polling = self._contain(error) or None
+            if polling is None:
+                return function(*args, **kwargs)
+            with polling:
+                return function(*args, **kwargs)
+
+        return called
 
     def _in_place_of(self, function: Any, replacement: Any) -> Any:
         """Make the replacement look like the function, and known as advised."""
@@ -434,29 +453,23 @@ class _Advised:
         setattr(replacement, _ADVISED, self._patches)
         return replacement
 
-    def _wanted(self, instance: object) -> bool:
-        if not self._patches.on or (self._within is not None and self._within.get(None) is None):
-            return False
-        try:
-            if not self._always and not self._patches.recorder.active():
-                return False
-            return self._family is None or not self._family.is_parents(self.owner, instance)
-        except Exception as error:  # noqa: BLE001 - containment
-            self._contain(error)
-            return False
-
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a callback, inside the advice if there is anything to do."""
-        if not self._wanted(None):
-            return function(*args, **kwargs)
-        return self._run(function, Call(None, args, kwargs))
+        return self._run(function, args, kwargs) if self._live() else function(*args, **kwargs)
 
-    def _run(self, function: Any, call: Call) -> Any:
+    def _live(self) -> bool:
+        try:
+            return self._patches.on and self._active()
+        except Exception as error:  # noqa: BLE001 - containment
+            return self._contain(error)
+
+    def _run(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bound, call = self._call(args, kwargs)
         running = self._begin(call)
         if running is None:
-            return function(*call.args, **call.kwargs)
+            return function(*bound, *call.args, **call.kwargs)
         try:
-            result = call.result = function(*call.args, **call.kwargs)
+            result = call.result = function(*bound, *call.args, **call.kwargs)
         except BaseException as error:
             call.error = error
             self._finish(running)
@@ -464,21 +477,15 @@ class _Advised:
             raise
         return call.result if self._finish(running) else result
 
-    def _await(
-        self, function: Any, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    async def _awaited(
+        self, function: Any, pending: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        # Called now and run when awaited: arguments that do not fit are refused here.
-        pending = function(*args, **kwargs)
-        if not self._wanted(instance):
-            return pending
-        return self._awaited(function, pending, Call(instance, args, kwargs, self.maker))
-
-    async def _awaited(self, function: Any, pending: Any, call: Call) -> Any:
-        args, kwargs = call.args, call.kwargs
+        bound, call = self._call(args, kwargs)
+        given = call.args
         running = self._begin(call)
-        if call.args is not args or call.kwargs is not kwargs:
+        if call.args is not given or call.kwargs is not kwargs:
             pending.close()
-            pending = function(*call.args, **call.kwargs)
+            pending = function(*bound, *call.args, **call.kwargs)
         if running is None:
             return await pending
         try:
@@ -490,10 +497,19 @@ class _Advised:
             raise
         return call.result if self._finish(running) else result
 
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Call]:
+        """Return what is bound, and the call with the rest."""
+        if self._is_method and args:
+            return args[:1], Call(args[0], args[1:], kwargs)
+        instance = None if self.maker is None else self.maker.instance
+        return (), Call(instance, args, kwargs, self.maker)
+
     def _begin(self, call: Call) -> Generator[None, None, None] | None:
         """Run the advice up to its yield; None if there is nothing to come after the call."""
         args, kwargs = call.args, call.kwargs
         try:
+            if self._family is not None and self._family.is_parents(self.owner, call.instance):
+                return None
             running = self._advice(call, self._patches.recorder)
             if running is None:
                 return None
@@ -514,8 +530,24 @@ class _Advised:
             return False
         return True
 
-    def _contain(self, error: Exception) -> None:
+    def _contain(self, error: Exception) -> Literal[False]:
         self._patches.reports.report(self._where, error, "the call went through without telemetry")
+        return False
+
+
+def _always() -> bool:
+    return True
+
+
+def _active(recorder: _Recorder, within: ContextVar[Any] | None) -> Callable[[], bool]:
+    """Return what tells whether there is anything to do in this context."""
+    if within is None:
+        return recorder.active
+
+    def active() -> bool:
+        return within.get(None) is not None and recorder.active()
+
+    return active
 
 
 def _check(function: Any) -> None:

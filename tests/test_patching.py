@@ -795,8 +795,8 @@ def test_a_time_limit_that_strikes_before_our_code_knows_what_to_do_is_the_tasks
     def struck():
         raise SoftTimeLimitExceeded
 
-    patches.install(hook("send", lambda call, recorder: None))
     switch.active = struck
+    patches.install(hook("send", lambda call, recorder: None))
     with pytest.raises(SoftTimeLimitExceeded):
         library.send("a")
 

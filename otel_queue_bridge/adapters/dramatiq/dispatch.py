@@ -13,6 +13,7 @@ from otel_queue_bridge.adapter import REJECTED, RETRY, Call, Outcome, Recorder
 from otel_queue_bridge.adapters.dramatiq.reading import (
     CARRIER,
     DELAYED,
+    bare,
     carrier,
     hide,
     show,
@@ -32,7 +33,7 @@ def decode(call: Call, _: Recorder) -> Generator[None, None, None]:
 def receive(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     message = call.argument(0, "message")
     hide(message)  # a broker of the user's may not use `Message.decode`
-    if message.options.get("eta") is not None:
+    if bare(message).options.get("eta") is not None:
         yield
         # The copy that goes to the message's queue is made from these options.
         message.options[CARRIER] = {**carrier(message), DELAYED: "1"}

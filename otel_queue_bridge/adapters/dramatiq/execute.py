@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from otel_queue_bridge.adapters.dramatiq.attempt import Run, current
 from otel_queue_bridge.adapters.dramatiq.dispatch import dispatched
-from otel_queue_bridge.adapters.dramatiq.reading import hide, task_of
+from otel_queue_bridge.adapters.dramatiq.reading import bare, hide, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -22,9 +22,10 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     hide(message)  # it may have been received before we were there
     task = task_of(broker, message)
     task.carrier = dispatched(broker, message, recorder)
-    actor = broker.actors.get(message.actor_name)
-    throws = message.options.get("throws") or (actor and actor.options.get("throws"))
-    run = Run(message, throws)
+    sent = bare(message)
+    actor = broker.actors.get(sent.actor_name)
+    throws = sent.options.get("throws") or (actor and actor.options.get("throws"))
+    run = Run(sent, throws)
     token = current.set(run)
     try:
         with recorder.execute(task, measured=True) as operation:

@@ -41,7 +41,7 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         return
     written = dict(carrier(message))
     # We change a copy: the message may be sent again, or be part of a pipeline or a group.
-    copied = _with(message, written)
+    copied = _copy(message, **{CARRIER: written})
     running = attempt.current.get()
     # This moves a message from the delay queue to its queue, which only a consumer thread does.
     handed_over = written.pop(DELAYED, None) is not None and running is None
@@ -85,14 +85,14 @@ def _signals(broker: Any) -> bool:
     return code is not None and "enqueue" in code.co_names + code.co_consts
 
 
-def _with(message: Any, carrier: dict[str, Any]) -> Any:
-    """Return a copy of the message that has the carrier among its options."""
+def _copy(message: Any, **options: Any) -> Any:
+    """Return a copy of the message that has these options, too."""
     kind = type(message)
     if kind.__module__ != "dramatiq.message" or not is_dataclass(kind):
-        return message.copy(options={CARRIER: carrier})  # a proxy, or a class of the user's
+        return message.copy(options=options)  # a proxy, or a class of the user's
     # `Message.copy` (Dramatiq 2.2) asks each field for its default: it takes ten times as long.
     copied = object.__new__(kind)
-    vars(copied).update(vars(message), options={**message.options, CARRIER: carrier})
+    vars(copied).update(vars(message), options={**message.options, **options})
     return copied
 
 
@@ -108,7 +108,7 @@ def _give_back(call: Call, copied: Any, message: Any) -> None:
     if call.result is copied:
         call.result = message
     elif isinstance(getattr(call.result, "options", None), dict) and CARRIER in call.result.options:
-        call.result = call.result.copy()  # the broker may have kept that one
+        call.result = _copy(call.result)  # the broker may have kept that one
         del call.result.options[CARRIER]
     # What middleware has written into the options, or taken out.
     for key in message.options.keys() - copied.options.keys():

@@ -10,6 +10,7 @@ import sys
 from asyncio import CancelledError
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -161,6 +162,7 @@ def close(call: Call, _: Recorder) -> None:
         traffic.give_up()
 
 
+@lru_cache(100)  # to parse an address takes as long as all else that is done for a request
 def server(address: str) -> tuple[str | None, int | None]:
     """Parse an address like `tcp://127.0.0.1:5555`; one of another kind has no host."""
     try:

@@ -23,7 +23,7 @@ adapter = Adapter(
         Hook("rq.queue:Queue._enqueue_rate_limited_job", submit.submit, optional=True),
         Hook("rq.queue:Queue.schedule_job", submit.submit),
         Hook("rq.queue:Queue.enqueue_many", submit.enqueue_many),
-        Hook("rq.queue:Queue.create_job", submit.defer),
+        Hook("rq.queue:Queue.create_job", submit.defer, within=submit.within),
         Hook("rq.queue:Queue.enqueue_dependents", submit.promote),
         Hook("rq.registry:ReadyJobRegistry.enqueue_jobs", submit.promote, optional=True),
         Hook("rq.scheduler:RQScheduler.enqueue_scheduled_jobs", submit.promote),

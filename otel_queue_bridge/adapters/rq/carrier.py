@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FIELD = "otel"
 NAME = "otel-name"
-"""In the carrier: the function's name, if only the user's own serializer could read it."""
+"""In the carrier: the function's name, which only the job's serializer could read otherwise."""
 SET_UP = "otel-set-up"
 """In the carrier of a job that is enqueued again and again: the first one that it had."""
 

@@ -82,11 +82,6 @@ def seconds(moment: datetime) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def readable(job: Any) -> bool:
-    """Tell whether one of RQ's own serializers wrote the job."""
-    return getattr(job.serializer, "__module__", None) == "rq.serializers"
-
-
 def _deserialized(job: Any) -> bool:
     return isinstance(vars(job).get("_args"), (tuple, list))
 

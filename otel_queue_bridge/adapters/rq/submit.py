@@ -21,7 +21,7 @@ from otel_queue_bridge.adapters.rq.carrier import (
     set_up,
 )
 from otel_queue_bridge.adapters.rq.ending import Ending
-from otel_queue_bridge.adapters.rq.reading import has_instance, readable, task_of
+from otel_queue_bridge.adapters.rq.reading import task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 
 Cause = Literal["submit", "retry", "promotion", "many"]
 
-within: ContextVar[tuple[Cause | None, Any, int]] = ContextVar(
-    "otel_queue_bridge.rq.within", default=(None, None, 1)
+within: ContextVar[tuple[Cause, Any, int] | None] = ContextVar(
+    "otel_queue_bridge.rq.within", default=None
 )
 """What this context is doing, with which job or jobs, and which attempt is next."""
+_NOTHING: tuple[Cause | None, Any, int] = (None, None, 1)
 
 
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     job = call.argument(0, "job")
-    cause, subject, number = within.get()
+    cause, subject, number = within.get() or _NOTHING
     if cause == "submit" and subject is job:
         return
     # Any submit inside this one is for another job: a job that runs in here may enqueue some.
@@ -74,8 +75,7 @@ def _submit(
         written[ATTEMPT] = str(number)
     elif SUBMITTED in held:  # a schedule or a person enqueues it once more
         task.rerun_of = written[SET_UP] = set_up(held)
-    if has_instance(job) or not readable(job):
-        written[NAME] = task.name
+    written[NAME] = task.name
     task.carrier, task.attempt = written, number
     when = call.argument(1, "datetime")
     task.eta = when.timestamp() if hasattr(when, "timestamp") else None
@@ -122,7 +122,7 @@ def enqueue_many(call: Call, _: Recorder) -> Generator[None, None, None]:
 
 def defer(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     """Submit a job that `enqueue_many` saves but does not enqueue: it waits for other jobs."""
-    cause, many, _ = within.get()
+    cause, many, _ = within.get() or _NOTHING
     if cause != "many":
         return
     yield
