@@ -18,7 +18,7 @@ adapter = Adapter(
         Hook("dramatiq.worker:_ConsumerThread.requeue_messages", dispatch.hand_back),
         Hook("dramatiq.worker:_WorkerThread.process_message", execute.execute),
         Hook("dramatiq.worker:_ConsumerThread.post_process_message", attempt.note_end),
-        Hook("dramatiq.broker:Broker.emit_after", submit.note_signal),
+        Hook("dramatiq.broker:Broker.emit_after", submit.note_signal, within=attempt.listens),
         Hook("dramatiq.worker:Worker.start", worker.start),
         Hook("dramatiq.worker:Worker.stop", worker.stop),
     ),

@@ -61,6 +61,9 @@ class Run:
 
 current: ContextVar[Run | None] = ContextVar("otel_queue_bridge.dramatiq.attempt", default=None)
 
+listens: ContextVar[bool | None] = ContextVar("otel_queue_bridge.dramatiq.listens", default=None)
+"""Set where a signal may matter: in a run, and while a broker of the user's enqueues."""
+
 
 def note_end(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     run, message = current.get(), call.argument(0, "message")

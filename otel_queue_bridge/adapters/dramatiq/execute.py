@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_queue_bridge.adapters.dramatiq.attempt import Run, current
+from otel_queue_bridge.adapters.dramatiq.attempt import Run, current, listens
 from otel_queue_bridge.adapters.dramatiq.dispatch import dispatched
 from otel_queue_bridge.adapters.dramatiq.reading import bare, hide, task_of
 
@@ -26,10 +26,11 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     actor = broker.actors.get(sent.actor_name)
     throws = sent.options.get("throws") or (actor and actor.options.get("throws"))
     run = Run(sent, throws)
-    token = current.set(run)
+    token, listening = current.set(run), listens.set(True)
     try:
         with recorder.execute(task, measured=True) as operation:
             yield
             operation.settle(run.outcome(call.error))
     finally:
+        listens.reset(listening)
         current.reset(token)

@@ -10,6 +10,7 @@ import inspect
 import time
 from contextvars import ContextVar
 from dataclasses import is_dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 class _Submission:
     """A message while it is being enqueued, as one broker may pass it to another."""
 
-    def __init__(self, written: dict[str, Any]) -> None:
+    def __init__(self, written: dict[str, Any], *, signalled: bool) -> None:
         self.carrier = written
-        self.signalled = False
+        self.signalled = signalled
 
 
 _current: ContextVar[_Submission | None] = ContextVar(
@@ -49,14 +50,18 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task.carrier = written
     task.retry = running is not None and running.retries(message)
     task.eta = None if delay is None else time.time() + delay / 1000
-    submission = _Submission(written)
+    may_drop = _may_drop(call.instance.__class__)
+    submission = _Submission(written, signalled=not may_drop)
     operation = None if handed_over else recorder.submit(task)
     with operation or recorder.polling():
         _replace(call, copied)
         token = _current.set(submission)
+        listening = attempt.listens.set(True) if may_drop else None
         yield
+        if listening is not None:
+            attempt.listens.reset(listening)
         _current.reset(token)
-        dropped = call.error is None and not submission.signalled and _signals(call.instance)
+        dropped = call.error is None and not submission.signalled
         if operation is not None:
             operation.settle(CANCELLED) if dropped else operation.settle_by(call)
         if call.error is None and running is not None and task.retry and not dropped:
@@ -74,15 +79,17 @@ def note_signal(call: Call, _: Recorder) -> None:
             submission.signalled = True
 
 
-def _signals(broker: Any) -> bool:
-    """Tell whether a broker emits `after_enqueue` for all that it does not drop.
+@lru_cache(100)
+def _may_drop(kind: type) -> bool:
+    """Tell whether a broker may drop a message without an error, and lets us see that it did.
 
-    Brokers need not. This one does, itself or by the broker that it calls, if its `enqueue`
-    has this word in it.
+    It emits `after_enqueue` for all others, itself or by the broker that it calls, if its
+    `enqueue` has this word in it. Dramatiq's brokers drop nothing.
     """
-    kind = next(kind for kind in type(broker).__mro__ if "enqueue" in vars(kind))
-    code = getattr(inspect.unwrap(vars(kind)["enqueue"]), "__code__", None)
-    return code is not None and "enqueue" in code.co_names + code.co_consts
+    owner = next(one for one in kind.__mro__ if "enqueue" in vars(one))
+    code = getattr(inspect.unwrap(vars(owner)["enqueue"]), "__code__", None)
+    signals = code is not None and "enqueue" in code.co_names + code.co_consts
+    return signals and not owner.__module__.startswith("dramatiq.brokers.")
 
 
 def _copy(message: Any, **options: Any) -> Any:
