@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from inspect import signature
+from types import SimpleNamespace
 
 import pytest
 import rq
 from redis import ConnectionPool, Redis
 from rq.job import Job
 
-from otel_queue_bridge.adapters.rq.reading import depths, name
+from otel_queue_bridge.adapters.rq import queues
+from otel_queue_bridge.adapters.rq.reading import name
 from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
 from tests.brokers.shop import SECRET, paths
@@ -277,7 +279,9 @@ def test_reading_the_depth_takes_no_connection_of_the_workers(redis_url: str) ->
     queue = rq.Queue("deep", connection=Redis(connection_pool=pool))
     queue.enqueue("tests.brokers.rq_submits_app.a")
     only = pool.get_connection()
-    assert list(depths(queue.connection, [queue])) == [(1, "deep")]
+    worker = SimpleNamespace(connection=queue.connection, queues=[queue], job_class=Job)
+    (reading,) = queues.readings(worker)
+    assert reading[:2] == (1, "deep")
     pool.release(only)
     assert pool.get_connection() is only
 

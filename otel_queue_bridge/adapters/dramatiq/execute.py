@@ -25,10 +25,12 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     actor = broker.actors.get(message.actor_name)
     throws = message.options.get("throws") or (actor and actor.options.get("throws"))
     run = Run(message, throws)
-    token = current.set(run)
+    token, thread = current.set(run), call.instance
+    thread.otel_busy = True
     try:
         with recorder.execute(task, measured=True) as operation:
             yield
             operation.settle(run.outcome(call.error))
     finally:
+        thread.otel_busy = False
         current.reset(token)
