@@ -18,7 +18,7 @@ from otel_queue_bridge.adapters.dramatiq.reading import CARRIER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from otel_queue_bridge.adapter import Ask, Recorder
+    from otel_queue_bridge.adapter import Recorder
 
 
 def readings(worker: Any, recorder: Recorder) -> Iterator[Reading]:
@@ -38,24 +38,23 @@ def _own(broker: Any, names: list[str]) -> Iterator[Reading]:
 
 
 def _redis(worker: Any, names: list[str], recorder: Recorder) -> Iterator[Reading]:
+    keys = [f"{worker.broker.namespace}:{name}" for name in names]
     with asking_redis(worker.broker.client) as ask:
-        for name in names:
-            key = f"{worker.broker.namespace}:{name}"
-            ready, delayed, dead, head = ask(
-                [
-                    ("LLEN", key),
-                    ("HLEN", f"{key}.DQ.msgs"),  # also those that workers hold
-                    ("ZCARD", f"{key}.XQ"),
-                    ("LINDEX", key, 0),  # served next
-                ]
-            )
-            oldest = 0.0 if head is None else _age(_message(ask, key, head), recorder)
-            yield Reading(ready, name, delayed=delayed, dead=dead, oldest=oldest)
+        found = iter(ask([command for key in keys for command in _commands(key)]))
+        counts = [(next(found), next(found), next(found)) for _ in keys]
+        heads = ask([("LINDEX", key, 0) for key in keys])  # served next
+        first = ask(
+            [("HGET", f"{key}.msgs", head or "") for key, head in zip(keys, heads, strict=True)]
+        )
+    for name, count, head, message in zip(names, counts, heads, first, strict=True):
+        ready, delayed, dead = count
+        oldest = 0.0 if head is None else _age(message, recorder)
+        yield Reading(ready, name, delayed=delayed, dead=dead, oldest=oldest)
 
 
-def _message(ask: Ask, key: str, message_id: Any) -> Any:
-    (found,) = ask([("HGET", f"{key}.msgs", message_id)])
-    return found
+def _commands(key: str) -> tuple[tuple[str, str], ...]:
+    # The second one counts also what workers hold.
+    return ("LLEN", key), ("HLEN", f"{key}.DQ.msgs"), ("ZCARD", f"{key}.XQ")
 
 
 def _rabbitmq(worker: Any, names: list[str], _: Recorder) -> Iterator[Reading]:

@@ -21,37 +21,41 @@ _MOST = 1000
 
 
 def readings(worker: Any) -> Iterator[Reading]:
+    queues = list(worker.queues)
     with asking_redis(worker.connection) as ask:
+        found = iter(ask([command for queue in queues for command in _commands(queue)]))
+        counts = [(next(found), next(found), next(found), next(found)) for _ in queues]
+        heads = ask([("LINDEX", queue.key, 0) for queue in queues])  # served next
+        times = ask(
+            [
+                ("HGET", queue.job_class.key_for((head or b"").decode()), "enqueued_at")
+                for queue, head in zip(queues, heads, strict=True)
+            ]
+        )
         limited = _rate_limited(ask, worker)
-        for queue in worker.queues:
-            ready, scheduled, deferred, dead, head = ask(
-                [
-                    ("LLEN", queue.key),
-                    ("ZCARD", queue.scheduled_job_registry.key),
-                    ("ZCARD", queue.deferred_job_registry.key),
-                    # RQ does not count what has expired, and removes it now and then.
-                    ("ZCOUNT", queue.failed_job_registry.key, time.time(), "+inf"),
-                    ("LINDEX", queue.key, 0),  # served next
-                ]
-            )
-            yield Reading(
-                ready,
-                queue.name,
-                delayed=scheduled + deferred + limited[queue.name],
-                dead=dead,
-                oldest=_age(ask, queue.job_class, head),
-            )
+    for queue, count, head, enqueued_at in zip(queues, counts, heads, times, strict=True):
+        ready, scheduled, deferred, dead = count
+        delayed = scheduled + deferred + limited[queue.name]
+        oldest = 0.0 if head is None else _age(enqueued_at)
+        yield Reading(ready, queue.name, delayed=delayed, dead=dead, oldest=oldest)
 
 
-def _age(ask: Ask, job_class: Any, job_id: bytes | None) -> float | None:
-    """Return the age of a ready job in seconds; None if it is gone, or has no time."""
-    if job_id is None:
-        return 0.0
-    (found,) = ask([("HGET", job_class.key_for(job_id.decode()), "enqueued_at")])
-    if not found:
+def _commands(queue: Any) -> tuple[tuple[Any, ...], ...]:
+    return (
+        ("LLEN", queue.key),
+        ("ZCARD", queue.scheduled_job_registry.key),
+        ("ZCARD", queue.deferred_job_registry.key),
+        # RQ does not count what has expired, and removes it now and then.
+        ("ZCOUNT", queue.failed_job_registry.key, time.time(), "+inf"),
+    )
+
+
+def _age(enqueued_at: bytes | None) -> float | None:
+    """Return the age of a ready job in seconds; None if the job is gone, or has no time."""
+    if not enqueued_at:
         return None
-    enqueued_at = datetime.fromisoformat(found.decode().replace("Z", "+00:00"))
-    return max(0.0, time.time() - seconds(enqueued_at))
+    moment = datetime.fromisoformat(enqueued_at.decode().replace("Z", "+00:00"))
+    return max(0.0, time.time() - seconds(moment))
 
 
 def _rate_limited(ask: Ask, worker: Any) -> Counter[str]:
