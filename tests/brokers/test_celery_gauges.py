@@ -270,9 +270,15 @@ def test_a_message_that_does_not_tell_its_time_has_no_age(redis_shop: Watched) -
     shop.send({"name": "ok"})
     shop.wait_for(DEPTH, {"celery": 1})
     shop.wait_for_exports(3)
-    seen = shop.exports(OLDEST)
-    shop.wait_for_exports(3)
-    assert shop.exports(OLDEST) == seen
+    with redis.Redis.from_url(shop.env["APP_BROKER"]) as client:
+        for junk in (b"\x80", b"[]", b'{"headers": []}'):
+            client.rpush("celery", junk)
+            shop.wait_for(DEPTH, {"celery": 2})
+            seen = shop.exports(OLDEST)
+            shop.wait_for_exports(3)
+            assert (shop.exports(OLDEST), shop.last(DEPTH)) == (seen, {"celery": 2})
+            client.rpop("celery")
+            shop.wait_for(DEPTH, {"celery": 1})
     shop.open_gate()
     shop.wait_for(OLDEST, {"celery": 0})
 

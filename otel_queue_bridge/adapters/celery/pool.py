@@ -29,16 +29,21 @@ def close_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def _slots(pool: Any) -> list[Reading]:
     try:
-        return [Reading(pool.num_processes, busy=_busy(pool))]
+        slots = pool.num_processes
     except AttributeError:  # a prefork pool that has stopped raises it (`TaskPool.on_stop`)
-        return [Reading(0, busy=0)]
+        slots = 0
+    return [Reading(slots, busy=_busy(pool) if slots else 0)]
 
 
-def _busy(pool: Any) -> int:
-    """Count the places that run a task: of prefork, living children that have begun one."""
+def _busy(pool: Any) -> int | None:
+    """Count the places that run a task; None if that cannot be told of a user's own pool."""
     if not pool.uses_semaphore:
         return len(sys.modules["celery.worker.state"].active_requests)
-    children = pool._pool  # noqa: SLF001 - billiard's; Celery's own count is behind it after a kill
-    jobs = tuple(children._cache.values())  # noqa: SLF001
-    begun = {pid for job in jobs if not job.ready() for pid in job.worker_pids()}
-    return len(begun & {child.pid for child in tuple(children._pool)})  # noqa: SLF001
+    # Of prefork, the children that live and have begun one. Celery notices a kill much later.
+    try:
+        children = pool._pool  # noqa: SLF001
+        jobs = tuple(children._cache.values())  # noqa: SLF001
+        begun = {pid for job in jobs if not job.ready() for pid in job.worker_pids()}
+        return len(begun & {child.pid for child in tuple(children._pool)})  # noqa: SLF001
+    except AttributeError:
+        return None

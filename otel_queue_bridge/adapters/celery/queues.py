@@ -84,9 +84,16 @@ def _oldest(channel: Any, name: str, recorder: Recorder) -> float | None:
     with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipeline:
         for priority in channel.priority_steps:
             pipeline.lindex(f"{prefix}{channel._q_for_pri(name, priority)}", -1)  # noqa: SLF001
-        found = [json.loads(message)["headers"] for message in pipeline.execute() if message]
-    ages = [recorder.age(headers, headers.get("headers")) for headers in found]
+        ages = [_age(message, recorder) for message in pipeline.execute() if message]
     return max((age for age in ages if age is not None), default=None)
+
+
+def _age(message: bytes | str, recorder: Recorder) -> float | None:
+    try:
+        headers = json.loads(message)["headers"]
+        return recorder.age(headers, headers.get("headers"))
+    except (AttributeError, KeyError, TypeError, ValueError):  # anybody may have put it there
+        return None
 
 
 def _is_quorum(declared: Any) -> bool:

@@ -28,7 +28,7 @@ def readings(worker: Any) -> Iterator[Reading]:
         heads = ask([("LINDEX", queue.key, 0) for queue in queues])  # served next
         times = ask(
             [
-                ("HGET", queue.job_class.key_for((head or b"").decode()), "enqueued_at")
+                ("HGET", queue.job_class.key_for(_text(head)), "enqueued_at")
                 for queue, head in zip(queues, heads, strict=True)
             ]
         )
@@ -52,10 +52,15 @@ def _commands(queue: Any) -> tuple[tuple[Any, ...], ...]:
 
 def _age(enqueued_at: bytes | None) -> float | None:
     """Return the age of a ready job in seconds; None if the job is gone, or has no time."""
-    if not enqueued_at:
+    try:
+        moment = datetime.fromisoformat(_text(enqueued_at).replace("Z", "+00:00"))
+    except ValueError:
         return None
-    moment = datetime.fromisoformat(enqueued_at.decode().replace("Z", "+00:00"))
     return max(0.0, time.time() - seconds(moment))
+
+
+def _text(found: bytes | str | None) -> str:
+    return found.decode(errors="replace") if isinstance(found, bytes) else found or ""
 
 
 def _rate_limited(ask: Ask, worker: Any) -> Counter[str]:
@@ -65,8 +70,8 @@ def _rate_limited(ask: Ask, worker: Any) -> Counter[str]:
         return Counter()
     registry, job_class = limits.RateLimitRegistry, worker.job_class
     (keys,) = ask([("SRANDMEMBER", registry.rl_keys_key, _MOST)])
-    held = [registry(key.decode(), worker.connection).rate_limited_key for key in keys]
+    held = [registry(_text(key), worker.connection).rate_limited_key for key in keys]
     found = ask([("ZRANGE", key, 0, _MOST - 1) for key in held])
-    jobs = [job_id.decode() for job_ids in found for job_id in job_ids][:_MOST]
+    jobs = [_text(job_id) for job_ids in found for job_id in job_ids][:_MOST]
     origins = ask([("HGET", job_class.key_for(job_id), "origin") for job_id in jobs])
-    return Counter(origin.decode() for origin in origins if origin)
+    return Counter(map(_text, origins))
