@@ -325,6 +325,7 @@ class AdapterContract:
         assert rig.depth(queue) == 0
 
     def test_a_worker_that_runs_a_task_is_busy(self, rig: Rig) -> None:
+        rig.work()
         with self._all_busy(rig):
             self._busy(rig, rig.library.workers)
         self._busy(rig, 0)
