@@ -44,8 +44,25 @@ Under `naming=messaging` the unit `{task}` is `{message}`, and counters and hist
 those of attempts also the status and `error.type`, where they apply.
 
 A retry is not submitted again. `task.workers.active` counts the places that can run a task:
-Celery's pool slots, Dramatiq's threads, RQ's workers, FastWorker's subworkers. `task.queue.depth`
-counts all priorities of each queue that is consumed.
+Celery's pool slots, Dramatiq's threads, RQ's workers, FastWorker's subworkers. `task.workers.busy`
+counts those of them that run one now. Both add up over processes, and are 0 when a worker has
+stopped: busy / active is how much of the capacity is in use.
+
+What waits is read by the workers, of each queue that they consume, once for each export, within a
+second, on a separate connection; `queue_depth=false` turns it off. What cannot be told is not
+exported.
+
+| | depth | delayed | dead | oldest |
+| --- | --- | --- | --- | --- |
+| Celery | all priorities | held by this worker for its ETA | | Redis, instrumented callers |
+| Dramatiq | without `.DQ`, `.XQ` | the delay queue (`.DQ`) | dead letters (`.XQ`) | Redis |
+| RQ | the list of jobs | scheduled, deferred, rate-limited jobs | failed jobs | yes |
+| FastWorker | due, not handed out | planned for later | | yes |
+
+The broker tells every worker the same of a queue: take the maximum over workers. What each worker
+itself holds until its time adds up: take the sum of `task.queue.delayed` of Celery, and of Dramatiq
+on RabbitMQ. Celery's `celery_delayed` is no queue of yours: RabbitMQ delays in there what goes to
+any quorum queue.
 
 A failed span has an event `exception` with `exception.type`, `exception.message` and
 `exception.stacktrace`.
@@ -99,7 +116,7 @@ ATTRIBUTES = {
     semconv.SERVER_ADDRESS: ("spans", "the broker's host"),
     semconv.SERVER_PORT: ("spans", "the broker's port"),
 }
-METRICS = (*semconv.RECORDED.values(), semconv.WORKERS, semconv.DEPTH)
+METRICS = (*semconv.RECORDED.values(), *semconv.GAUGES)
 
 
 def reference() -> str:

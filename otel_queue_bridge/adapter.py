@@ -12,11 +12,14 @@ from collections.abc import (
     Collection,
     Generator,
     Iterable,
+    Iterator,
     Mapping,
     MutableMapping,
     Sequence,
 )
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
@@ -130,11 +133,20 @@ def failed(error: BaseException, *, expected: bool = False) -> Outcome:
 
 
 class Reading(NamedTuple):
-    """What a gauge shows: the number of workers, or the depth of a queue."""
+    """What gauges show of workers, or of one queue. None is unknown, and is not exported."""
 
-    value: int
+    value: int | None
+    """The number of workers, busy or not; or of tasks that wait ready at the broker."""
     queue: str | None = None
     priority: str | None = None
+    busy: int | None = None
+    """How many of the workers run a task now."""
+    delayed: int | None = None
+    """How many tasks of the queue wait for their time, or for other tasks."""
+    dead: int | None = None
+    """How many tasks of the queue failed for good, and are kept."""
+    oldest: float | None = None
+    """The age of the ready task that is served next, in seconds; 0 if none waits."""
 
 
 class Call:
@@ -278,11 +290,18 @@ class Recorder(Protocol):
 
     @overload
     def watch_depth(self, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]: ...
-    # Likewise the queues. A read that hangs or raises gives no reading and one warning.
+    # Likewise the queues. One read for each export brings all that is known of them; a read
+    # that hangs or raises gives no reading and one warning.
     @overload
     def watch_depth(
         self, read: Callable[[Owner], Iterable[Reading]], of: Owner
     ) -> Callable[[], None]: ...
+
+    def age(self, *carriers: object) -> float | None:
+        """Return for how many seconds a task has been due, by the first carrier that tells.
+
+        None if none does: who submitted it runs without us.
+        """
 
     def relay(self, of: object = None) -> Relay:
         """Report here what children forked from now on have to report.
@@ -347,25 +366,45 @@ def poll(_: Call, recorder: Recorder) -> Generator[None, None, None]:
         yield
 
 
-def ask_redis(client: Any, commands: Sequence[Sequence[str]]) -> list[Any]:
-    """Return Redis' answers to these commands, for a reading; `client` is one of redis-py.
+Ask = Callable[[Sequence[Sequence[Any]]], "list[Any]"]
+"""Sends commands, and returns the answers."""
+
+
+def ask_redis(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return Redis' answers to these commands, for a reading; `client` is one of redis-py."""
+    with asking_redis(client) as ask:
+        return ask(commands)
+
+
+@contextmanager
+def asking_redis(client: Any) -> Iterator[Ask]:
+    """Open what asks Redis again and again, where a question depends on an earlier answer.
 
     The commands go over a new connection: the client's pool may have none to spare for tasks.
     """
     pool = getattr(client, "connection_pool", None)
     if pool is None:  # a cluster's client has several
-        with client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            answers: list[Any] = pipeline.execute()
-            return answers
+        yield partial(_ask_cluster, client)
+        return
     connection = pool.connection_class(**pool.connection_kwargs)
     try:
         connection.connect()
-        connection.send_packed_command(connection.pack_commands(commands))
-        return [connection.read_response() for _ in commands]
+        yield partial(_ask, connection)
     finally:
         connection.disconnect()
+
+
+def _ask(connection: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    connection.send_packed_command(connection.pack_commands(commands))
+    return [connection.read_response() for _ in commands]
+
+
+def _ask_cluster(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        answers: list[Any] = pipeline.execute()
+        return answers
 
 
 class Hook(NamedTuple):

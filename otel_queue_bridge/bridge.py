@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from otel_queue_bridge.greenlets import warn_of_threads
 from otel_queue_bridge.metrics import Measurements
 from otel_queue_bridge.operation import Operations
 from otel_queue_bridge.patching import Patches
+from otel_queue_bridge.propagation import due_by
 from otel_queue_bridge.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -236,6 +238,10 @@ class Bridge:
         if of is not None:
             read = partial(_read_of, weakref.ref(of), read)
         return self._open(self._measurements.watch(metric, read), of).close
+
+    def age(self, *carriers: object) -> float | None:
+        due = due_by(carriers)
+        return None if due is None else max(0.0, time.time() - due)
 
     # Forked children
 

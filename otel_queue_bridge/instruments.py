@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from math import inf
+from operator import add
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from opentelemetry import metrics
     from opentelemetry.metrics import CallbackOptions, MeterProvider
 
+    from otel_queue_bridge.semconv import Metric
+
 _logger = logging.getLogger("otel_queue_bridge")
 
 SCOPE = "otel_queue_bridge"
@@ -43,6 +46,8 @@ _REGISTERING_LIMIT = 0.1
 
 Attributes = tuple[tuple[str, "str | bool"], ...]
 """Of a data point, hashable."""
+Row = tuple[Attributes, "dict[str, float]"]
+"""What was read of workers or of a queue: the values by the metrics' keys."""
 
 _OVERFLOW: Attributes = ((semconv.OVERFLOW, True),)
 
@@ -190,17 +195,22 @@ class Gauge:
     A second instrument of the same name would be dropped by the SDK, without a word.
     """
 
-    def __init__(self, *, summed: bool) -> None:
+    def __init__(self, metric: Metric) -> None:
+        self._key = metric.key
+        self.summed = metric in semconv.READ_WITH[semconv.WORKERS]
+        """Whether its values add up over processes."""
+        self._combine = max if metric is semconv.OLDEST else add
         self._sources: list[_Source] = []
-        self._summed = summed
-        self._removed: dict[Attributes, int] = {}
+        self._removed: dict[Attributes, float] = {}
 
     def observe(self, _: CallbackOptions) -> list[Observation]:
         values = self._removed.copy()
         for source in tuple(self._sources):
-            read: dict[Attributes, int] = values if self._summed else {}
-            for value, attributes in source():
-                read[attributes] = read.get(attributes, 0) + value
+            read: dict[Attributes, float] = values if self.summed else {}
+            for attributes, found in source.read_for(self):
+                if self._key in found:
+                    value = found[self._key]
+                    read[attributes] = self._combine(read.get(attributes, 0), value)
             values.update(read)
         return [Observation(value, dict(attributes)) for attributes, value in values.items()]
 
@@ -211,8 +221,10 @@ class Gauge:
         """Read this no more; what it adds to a sum is 0 from now on."""
         with suppress(ValueError):  # gone already, after a fork
             self._sources.remove(source)
-            if self._summed:
-                self._removed.update((attributes, 0) for _, attributes in source.last)
+            if self.summed:
+                self._removed.update(
+                    (attributes, 0) for attributes, found in source.last if self._key in found
+                )
 
     def clear(self) -> None:
         self._sources.clear()
@@ -248,18 +260,18 @@ class Instruments:
         histogram: Histogram = self._get(name, Histogram, register)
         return histogram
 
-    def gauge(self, name: str, unit: str, description: str, *, summed: bool) -> Gauge:
-        """Return the gauge of this name; `summed` if its values add up over processes."""
+    def gauge(self, name: str, metric: Metric) -> Gauge:
+        """Return the gauge of this name."""
 
         def register(gauge: Gauge) -> None:
             create = (
                 self.meter.create_observable_up_down_counter
-                if summed
+                if gauge.summed
                 else self.meter.create_observable_gauge
             )
-            create(name, [gauge.observe], unit, description)
+            create(name, [gauge.observe], metric.unit, metric.description)
 
-        gauge: Gauge = self._get(name, partial(Gauge, summed=summed), register)
+        gauge: Gauge = self._get(name, partial(Gauge, metric), register)
         return gauge
 
     def _get(self, name: str, make: Callable[[], Any], register: Callable[[Any], None]) -> Any:
@@ -328,19 +340,30 @@ def all_instruments() -> list[tuple[MeterProvider, Instruments]]:
 
 
 class _Source:
-    """A reading that may hang or fail: then there is none, and one warning."""
+    """A reading for several gauges that may hang or fail: then there is none, and one warning."""
 
-    def __init__(self, read: Callable[[], Iterable[tuple[int, Attributes]]], name: str) -> None:
+    def __init__(self, read: Callable[[], Iterable[Row]], name: str) -> None:
         self._read = read
         self._name = name
         self._thread: threading.Thread | None = None
         self._warned = False
-        self.last: list[tuple[int, Attributes]] = []
+        self._found: list[Row] = []
+        self._served: set[Gauge] = set()
+        self.last: list[Row] = []
+        """What the last reading that did not fail has found."""
 
-    def __call__(self) -> list[tuple[int, Attributes]]:
+    def read_for(self, gauge: Gauge) -> list[Row]:
+        """Return what was read for this export, in which each gauge asks once."""
+        if not self._served or gauge in self._served:
+            self._served = set()
+            self._found = self._read_in_time()
+        self._served.add(gauge)
+        return self._found
+
+    def _read_in_time(self) -> list[Row]:
         if self._thread is not None and self._thread.is_alive():
             return []
-        readings: list[list[tuple[int, Attributes]]] = []
+        readings: list[list[Row]] = []
         errors: list[str] = []
         thread = threading.Thread(target=self._run, args=(readings, errors), daemon=True)
         try:
@@ -359,7 +382,7 @@ class _Source:
             _logger.warning("no reading of %s for now: %s", self._name, reason)
         return []
 
-    def _run(self, readings: list[list[tuple[int, Attributes]]], errors: list[str]) -> None:
+    def _run(self, readings: list[list[Row]], errors: list[str]) -> None:
         try:
             with suppress_instrumentation():
                 readings.append(list(self._read()))
@@ -368,9 +391,15 @@ class _Source:
 
 
 def watch(
-    gauge: Gauge, read: Callable[[], Iterable[tuple[int, Attributes]]], name: str
+    gauges: Iterable[Gauge], read: Callable[[], Iterable[Row]], name: str
 ) -> Callable[[], None]:
-    """Read this at each export; the function returned ends that."""
-    source = _Source(read, name)
-    gauge.add(source)
-    return partial(gauge.remove, source)
+    """Read this once at each export, for all these gauges; the function returned ends that."""
+    source, watching = _Source(read, name), tuple(gauges)
+    for gauge in watching:
+        gauge.add(source)
+
+    def end() -> None:
+        for gauge in watching:
+            gauge.remove(source)
+
+    return end

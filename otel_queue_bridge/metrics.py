@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from otel_queue_bridge.adapter import Outcome, Reading, Task
     from otel_queue_bridge.config import Config
-    from otel_queue_bridge.instruments import Attributes, Counter, Histogram, Instruments
+    from otel_queue_bridge.instruments import Attributes, Counter, Histogram, Instruments, Row
     from otel_queue_bridge.semconv import Metric
 
 _OTHER = "_other"
@@ -141,18 +141,20 @@ class Measurements:
             cell.record(value)
 
     def watch(self, metric: Metric, read: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
-        """Read a gauge at each export; the function returned ends that."""
-        instruments, name = self.instruments, metric.name(self._naming, self._system)
-        if instruments is None or not name:
+        """Read workers or queues at each export; the function returned ends that.
+
+        `metric` is WORKERS or DEPTH, and stands for all that is read with it.
+        """
+        instruments, together = self.instruments, semconv.READ_WITH[metric]
+        if instruments is None or not metric.name(self._naming, self._system):
             return lambda: None
-        summed = metric is semconv.WORKERS
-        gauge = instruments.gauge(name, metric.unit, metric.description, summed=summed)
+        gauges = [instruments.gauge(m.name(self._naming, self._system), m) for m in together]
         instruments.register()
 
-        def source() -> Iterable[tuple[int, Attributes]]:
-            return [(reading.value, self._read_attributes(reading)) for reading in read()]
+        def source() -> Iterable[Row]:
+            return [(self._read_attributes(one), _values(metric, one)) for one in read()]
 
-        return watch(gauge, source, f"{self._system} {metric.task}")
+        return watch(gauges, source, f"{self._system} {metric.task}")
 
     def _read_attributes(self, reading: Reading) -> Attributes:
         attributes = [(semconv.MESSAGING_SYSTEM, self._system)]
@@ -205,6 +207,21 @@ class Measurements:
         if metric in semconv.COUNTERS:
             return instruments.counter(name, unit, metric.description)
         return instruments.histogram(name, unit, metric.description)
+
+
+def _values(metric: Metric, reading: Reading) -> dict[str, float]:
+    """Return what is known, by key."""
+    busy = reading.busy
+    if busy is not None and reading.value is not None:
+        busy = min(busy, reading.value)  # they are read one after the other
+    found = {
+        metric.key: reading.value,
+        semconv.BUSY.key: busy,
+        semconv.DELAYED.key: reading.delayed,
+        semconv.DEAD.key: reading.dead,
+        semconv.OLDEST.key: reading.oldest,
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 class _Names:

@@ -303,6 +303,12 @@ def _mappings(carriers: tuple[object, ...]) -> list[Mapping[Any, Any]]:
     return [one for one in carriers if type(one) is dict or isinstance(one, Mapping)]
 
 
+def due_by(carriers: tuple[object, ...]) -> float | None:
+    """Return when a task became due, by the first of its carriers that tells."""
+    times = (_times(carrier)[1] for carrier in _mappings(carriers))
+    return next((due for due in times if due is not None), None)
+
+
 def _times(carrier: Mapping[Any, Any]) -> tuple[float | None, float | None]:
     """Return when the task was submitted, and when it became due."""
     submitted = _time(carrier, SUBMITTED)

@@ -154,13 +154,43 @@ WORKERS = Metric(
     "{worker}",
     "Workers connected and able to run tasks, busy or not",
 )
+BUSY = Metric(
+    "busy", "task.workers.busy", "workers.busy", "", "{worker}", "Workers that run a task now"
+)
 DEPTH = Metric(
     "depth", "task.queue.depth", "queue.depth", "", "{task}", "Tasks that wait ready at the broker"
+)
+DELAYED = Metric(
+    "delayed",
+    "task.queue.delayed",
+    "queue.delayed",
+    "",
+    "{task}",
+    "Tasks that are not ready yet: they wait for their time, or for other tasks",
+)
+DEAD = Metric(
+    "dead",
+    "task.queue.dead",
+    "queue.dead",
+    "",
+    "{task}",
+    "Tasks that failed for good and are kept: dead letters, failed jobs",
+)
+OLDEST = Metric(
+    "oldest",
+    "task.oldest",
+    "tasks.oldest",
+    "",
+    "s",
+    "Time that the oldest ready task has waited; 0 if none waits",
 )
 
 COUNTERS = (SUBMITTED, DISPATCHED, COMPLETED, RETRIED)
 RECORDED = {metric.key: metric for metric in (*COUNTERS, DURATION, WAIT, SUBMIT_DURATION)}
 """The metrics that are recorded for each task, by key."""
+READ_WITH = {WORKERS: (WORKERS, BUSY), DEPTH: (DEPTH, DELAYED, DEAD, OLDEST)}
+"""The metrics that are read at each export: one reading of the first brings the others."""
+GAUGES = (*READ_WITH[WORKERS], *READ_WITH[DEPTH])
 OVERFLOW = "otel.metric.overflow"
 """Marks the data point of all that is past the limit; named by the metrics SDK specification."""
 

@@ -115,8 +115,8 @@ def test_nothing_is_found_where_nothing_is_wrong(healthy):
     assert (report.code, report.remarks, report.errors) == (0, [], "")
     checks = list(dict.fromkeys(finding["check"] for finding in report.findings))
     assert checks == [
-        *("versions", "loading", "web frameworks", "patched now", "options", "export", "forks"),
-        *("propagation", "sampling", "privacy", "broker"),
+        *("versions", "loading", "web frameworks", "patched now", "options", "export", "gauges"),
+        *("forks", "propagation", "sampling", "privacy", "broker"),
     ]
     assert all(
         set(f) == {"check", "level", "message", "advice", "details"} for f in report.findings
@@ -395,6 +395,41 @@ def test_every_option_is_shown_with_its_origin(healthy):
     }
     assert report.says("privacy", "ok", "recorded arguments: shop.pay:amount,order")
     assert report.says("privacy", "ok", "only types and stacks")
+
+
+OF_QUEUES = "they export of each queue, as far as its broker can tell: "
+OF_NO_QUEUE = "they export of no queue: "
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (
+            {},
+            [
+                "workers export task.workers.active, task.workers.busy",
+                f"{OF_QUEUES}task.queue.depth, task.queue.delayed, task.queue.dead, task.oldest",
+            ],
+        ),
+        (
+            {"QUEUE_DEPTH": "false"},
+            [
+                "workers export task.workers.active, task.workers.busy",
+                f"{OF_NO_QUEUE}task.queue.depth, task.queue.delayed, task.queue.dead, task.oldest",
+            ],
+        ),
+        (
+            {"NAMING": "messaging"},
+            ["naming=messaging has no names for workers and for what waits in queues"],
+        ),
+        ({"METRICS": "false"}, ["no metrics are recorded"]),
+    ],
+)
+def test_what_workers_tell_of_themselves_and_their_queues(healthy, options, messages):
+    changes = {f"{VARIABLE}{name}": value for name, value in options.items()}
+    report = run("--json", environment=healthy | changes)
+    assert [finding["message"] for finding in report.of("gauges")] == messages
+    assert {finding["level"] for finding in report.of("gauges")} == {"ok"}
 
 
 def test_a_ratio_is_shown(healthy):

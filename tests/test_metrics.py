@@ -75,8 +75,11 @@ def one_of_each(measurements):
     measurements.dispatched(a_task, None)
     measurements.attempted(a_task, RETRY, None, 0.02, 0.3)
     measurements.attempted(a_task, SUCCESS, None, 0.02, 0.3)
-    measurements.watch(semconv.WORKERS, lambda: [Reading(3)])
-    measurements.watch(semconv.DEPTH, lambda: [Reading(5, queue="mail", priority="high")])
+    measurements.watch(semconv.WORKERS, lambda: [Reading(3, busy=1)])
+    measurements.watch(
+        semconv.DEPTH,
+        lambda: [Reading(5, queue="mail", priority="high", delayed=4, dead=2, oldest=1.5)],
+    )
 
 
 TASK = {
@@ -87,7 +90,11 @@ TASK = {
     "task.duration": "s",
     "task.wait": "s",
     "task.workers.active": "{worker}",
+    "task.workers.busy": "{worker}",
     "task.queue.depth": "{task}",
+    "task.queue.delayed": "{task}",
+    "task.queue.dead": "{task}",
+    "task.oldest": "s",
 }
 SYSTEM = {
     "fake.tasks.submitted": "{task}",
@@ -97,7 +104,11 @@ SYSTEM = {
     "fake.tasks.duration": "s",
     "fake.tasks.wait": "s",
     "fake.workers.active": "{worker}",
+    "fake.workers.busy": "{worker}",
     "fake.queue.depth": "{task}",
+    "fake.queue.delayed": "{task}",
+    "fake.queue.dead": "{task}",
+    "fake.tasks.oldest": "s",
 }
 MESSAGING = {
     "messaging.client.sent.messages": "{message}",
@@ -149,9 +160,9 @@ def test_what_adds_up_over_processes_is_a_sum(bench):
 )
 def test_attributes_say_what_ran_where_and_never_which(bench, naming, status, operations):
     one_of_each(bench.measurements(naming=naming))
-    gauges = {"workers.active", "queue.depth"}
+    gauges = {one.name(naming, "fake") for one in semconv.GAUGES}
     for name, metric in bench.metrics().items():
-        if any(name.endswith(gauge) for gauge in gauges):
+        if name in gauges:
             continue
         for point in metric.data.data_points:
             attributes = dict(point.attributes)
@@ -190,7 +201,8 @@ def test_gauges_say_whose_and_of_what(bench):
 def test_buckets_reach_from_milliseconds_to_an_hour(bench, naming, histograms):
     one_of_each(bench.measurements(naming=naming))
     found = bench.metrics()
-    assert {name for name, metric in found.items() if metric.unit == "s"} == histograms
+    ages = {semconv.OLDEST.name(naming, "fake")}
+    assert {name for name, metric in found.items() if metric.unit == "s"} - ages == histograms
     for name in histograms:
         (bounds,) = {point.explicit_bounds for point in found[name].data.data_points}
         assert bounds == (
@@ -473,6 +485,63 @@ def test_gauges_gather_from_every_source(bench, caplog):
     end()
     assert bench.totals("task.workers.active", "messaging.system") == {("one",): 3, ("two",): 0}
     assert caplog.records == []
+
+
+def test_one_read_for_each_export_serves_all_gauges(bench):
+    measurements, reads = bench.measurements(), []
+
+    def read():
+        reads.append(1)
+        number = len(reads)
+        return [Reading(number, queue="mail", delayed=number, dead=number, oldest=number / 2)]
+
+    measurements.watch(semconv.DEPTH, read)
+    for number in (1, 2, 3):
+        metrics = bench.metrics()
+        values = {name: metrics[name].data.data_points[0].value for name in metrics}
+        states = dict.fromkeys(
+            ("task.queue.depth", "task.queue.delayed", "task.queue.dead"), number
+        )
+        assert values == {**states, "task.oldest": number / 2}
+    assert len(reads) == 3
+
+
+def test_what_is_unknown_is_not_exported(bench):
+    measurements = bench.measurements()
+    measurements.watch(semconv.WORKERS, lambda: [Reading(3)])
+    measurements.watch(
+        semconv.DEPTH,
+        lambda: [Reading(0, queue="a", oldest=0.0), Reading(None, queue="b", delayed=2)],
+    )
+    names = {name: len(bench.points(name)) for name in bench.metrics()}
+    assert names == {
+        "task.workers.active": 1,
+        "task.queue.depth": 1,
+        "task.queue.delayed": 1,
+        "task.oldest": 1,
+    }
+
+
+def test_busy_workers_add_up_are_never_more_than_all_and_none_after_the_end(bench):
+    one, two = bench.measurements(), bench.measurements()
+    one.watch(semconv.WORKERS, lambda: [Reading(3, busy=2)])
+    end = two.watch(semconv.WORKERS, lambda: [Reading(2, busy=5)])
+    assert bench.totals("task.workers.active") == {(): 5}
+    assert bench.totals("task.workers.busy") == {(): 4}
+    end()
+    assert bench.totals("task.workers.busy") == {(): 2}
+    data = bench.metrics()["task.workers.busy"].data
+    assert not data.is_monotonic
+
+
+def test_the_age_of_several_queues_in_one_is_that_of_the_oldest(bench):
+    measurements = bench.measurements(max_queue_names=1)
+    ages = {"a": 1.0, "b": 7.0, "c": 3.0}
+    measurements.watch(
+        semconv.DEPTH, lambda: [Reading(1, queue=name, oldest=age) for name, age in ages.items()]
+    )
+    assert bench.totals("task.oldest", "messaging.destination.name") == {("a",): 1, ("_other",): 7}
+    assert bench.totals("task.queue.depth", "messaging.destination.name")[("_other",)] == 2
 
 
 def test_a_source_that_raises_gives_no_reading_and_one_warning(bench, caplog):

@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from otel_queue_bridge.view import Queues, Server, Store
 from tests import browser
 from tests.browser import Page
-from tests.otlp_spans import Made, attribute, log, span_id, spans, task, trace_id
+from tests.otlp_spans import Made, attribute, log, metric, span_id, spans, task, trace_id
 from tests.servers import Processes, free_port, wait_until
 
 if TYPE_CHECKING:
@@ -336,6 +336,14 @@ def test_the_queue_table_leads_to_the_failed_trace_first(page: Page) -> None:
         ".map(one => [one.dataset.label, one.innerText]))"
     )
     assert (cells["failed"], cells["retries"], cells["submitted"]) == ("50 %", "2", "2")
+    unknown = ("depth", "oldest", "delayed", "dead", "busy")
+    assert {cells[name] for name in unknown} == {"\N{EN DASH}"}
+    read = {"workers.active": 4, "workers.busy": 1, "queue.depth": 5, "queue.delayed": 6}
+    for name, value in (read | {"queue.dead": 7, "oldest": 8}).items():
+        page.send(metric(f"task.{name}", value), "/v1/metrics")
+    page.sees("1 of 4", ".queues")
+    for value in ("5", "6", "7", "8 s"):
+        assert value in page.texts(".queues td[data-label]")
     page.click(".queues .toggle", "send")
     page.sees("at most", ".plots")
     page.click(".samples a", "failed")

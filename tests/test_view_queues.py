@@ -125,6 +125,26 @@ def test_gauges_are_those_of_living_processes(store: Store) -> None:
     assert (only(store)["workers"], only(store)["depth"]) == (None, None)
 
 
+def test_what_waits_and_who_is_busy(store: Store) -> None:
+    store.add(metric("task.submitted", 2))
+    for process in ("1", "2"):
+        store.add(metric("task.workers.active", 4, process=process))
+        store.add(metric("task.workers.busy", 3, process=process))
+        store.add(metric("task.queue.delayed", 5, process=process))
+        store.add(metric("task.queue.dead", 6, process=process))
+        store.add(metric("task.oldest", 2, process=process))
+    row = only(store)
+    assert (row["workers"], row["busy"], row["dead"], row["oldest_ms"]) == (8, 6, 6, 2000)
+    assert row["delayed"] == 10, "each of Celery's workers holds its own"
+
+
+def test_what_a_broker_delays_is_told_by_every_worker(store: Store) -> None:
+    store.add(metric("task.submitted", 2, messaging_system="rq"))
+    for process in ("1", "2"):
+        store.add(metric("task.queue.delayed", 5, process=process, messaging_system="rq"))
+    assert only(store)["delayed"] == 5
+
+
 def test_the_window_moves_on(store: Store) -> None:
     store.add(spans(*attempt("success")))
     assert only(store)["series"]["submitted"][-2:] != [0, 0]

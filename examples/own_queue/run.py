@@ -17,7 +17,10 @@ from otel_queue_bridge.testing.processes import BIN, Processes, free_port, otel_
 HERE = Path(__file__).parent
 LIMIT = 60.0  # seconds, for each thing that is waited for
 SPANS = 9
-METRICS = ("submitted", "dispatched", "retried", "completed", "workers.active", "queue.depth")
+METRICS = (
+    *("submitted", "dispatched", "retried", "completed"),
+    *("workers.active", "workers.busy", "queue.depth", "queue.delayed", "oldest"),
+)
 
 
 def installed(folder):

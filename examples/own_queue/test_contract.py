@@ -1,6 +1,7 @@
 """The contract that every adapter must fulfil, on own_queue: `pytest test_contract.py`."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -27,4 +28,4 @@ def library(tmp_path_factory):
 
 
 class TestOwnQueue(AdapterContract):
-    pass
+    lacks: ClassVar = {"dead": "it keeps no job that failed"}

@@ -7,12 +7,14 @@
         def library(self):
             return Library("huey", ...)
 
-A row is a test, named without `test_`, or several tests of one ability: retry, delay, cancel.
+A row is a test, named without `test_`, or several tests of one ability: retry, delay, cancel,
+dead, oldest.
 The rows share processes, those with the same options most of all: keep them in this order.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import pytest
 
-from otel_queue_bridge.testing.rig import Library, Rig
+from otel_queue_bridge.testing.rig import Library, Rig, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,6 +79,12 @@ def _row_of(test: object) -> str:
     return row
 
 
+_DELAY = 8
+"""Seconds for which a task is planned ahead: many exports see it wait."""
+_CLOCK = 0.1
+"""Seconds by which two clocks may differ."""
+_READ = 2.0
+"""Seconds until a reading has its time stamp; it may take one."""
 _OPERATIONS = ("submit", "dispatch", "execute")
 _CHAIN = ["caller", *_OPERATIONS, "inner"]
 
@@ -89,9 +97,13 @@ class AdapterContract:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        cls._check(cls.lacks)
+
+    @classmethod
+    def _check(cls, lacks: Mapping[str, str]) -> None:
         names = [name for name in dir(cls) if name.startswith("test_")]
         rows = {_row_of(getattr(cls, name)) for name in names}
-        unknown = set(cls.lacks) - rows
+        unknown = set(lacks) - rows
         if unknown:
             raise ValueError(f"{cls.__name__} lacks {sorted(unknown)}: rows are {sorted(rows)}")
 
@@ -102,10 +114,11 @@ class AdapterContract:
             yield rig
 
     @pytest.fixture(autouse=True)
-    def _present(self, request: pytest.FixtureRequest) -> None:
-        row = _row_of(request.function)
-        if row in self.lacks:
-            pytest.skip(f"{row}: {self.lacks[row]}")
+    def _present(self, request: pytest.FixtureRequest, library: Library) -> None:
+        row, lacks = _row_of(request.function), {**library.lacks, **self.lacks}
+        self._check(library.lacks)
+        if row in lacks:
+            pytest.skip(f"{row}: {lacks[row]}")
 
     def test_one_trace_through_caller_worker_and_task(self, rig: Rig) -> None:
         run = rig.run("span")
@@ -283,6 +296,72 @@ class AdapterContract:
             run.finished()
         rig.exported(lambda: rig.depth(queue) == 0, "a depth of 0", lambda: rig.depth(queue))
 
+    @_row("delay")
+    def test_what_waits_for_its_time_is_delayed_and_not_depth(self, rig: Rig) -> None:
+        runs = [rig.run("shared", delay=_DELAY) for _ in range(2)]
+        queue = self._queue(runs[0])
+
+        def states() -> tuple[int | None, int | None]:
+            return rig.queue("delayed", queue), rig.depth(queue)
+
+        rig.exported(lambda: states() == (2, 0), "2 delayed, and a depth of 0", states)
+        for run in runs:
+            run.finished()
+        rig.exported(lambda: states() == (0, 0), "none delayed, and a depth of 0", states)
+
+    @_row("dead")
+    def test_what_failed_for_good_is_dead(self, rig: Rig) -> None:
+        queue = self._queue(rig.run("fail"))
+        rig.exported(lambda: rig.queue("dead", queue), "any that are dead")
+        rig.settle()
+        before = rig.queue("dead", queue) or 0
+        for run in [rig.run("fail") for _ in range(2)]:
+            run.spans("execute")
+
+        def dead() -> int | None:
+            return rig.queue("dead", queue)
+
+        rig.exported(lambda: dead() == before + 2, f"{before} and 2 more are dead", dead)
+        assert rig.depth(queue) == 0
+
+    def test_a_worker_that_runs_a_task_is_busy(self, rig: Rig) -> None:
+        rig.work()
+        with self._all_busy(rig):
+            self._busy(rig, rig.library.workers)
+        self._busy(rig, 0)
+
+    def _busy(self, rig: Rig, number: int) -> None:
+        rig.exported(lambda: rig.busy() == number, f"{number} busy workers", rig.busy)
+        rig.settle()
+        assert rig.busy() == number
+
+    @_row("oldest")
+    def test_the_oldest_task_that_waits_tells_its_age(self, rig: Rig) -> None:
+        with self._all_busy(rig):
+            runs = [rig.run("shared") for _ in range(rig.library.ahead + 1)]
+            (submit,) = runs[-1].spans("submit")
+            queue = self._queue(runs[-1])
+
+            def age() -> float:
+                point = rig.oldest(queue)
+                return point.value if point else math.nan
+
+            rig.exported(lambda: age() > _READ, "an age of some seconds", age)
+            runs.append(rig.run("shared"))  # the newest does not matter
+            rig.exported(lambda: rig.depth(queue) == 2, "a depth of 2", lambda: rig.depth(queue))
+            point = rig.oldest(queue)
+            assert point
+            assert point.unit == "s"
+            since = point.time / 1e9 - point.value
+            assert submit.start / 1e9 - _CLOCK < since < submit.end / 1e9 + _READ
+        for run in runs:
+            run.finished()
+        rig.exported(lambda: age() == 0, "an age of 0", age)
+
+    @staticmethod
+    def _queue(run: Run) -> str:
+        return str(run.spans("submit")[0].attributes["messaging.destination.name"])
+
     def test_workers_are_counted_while_they_run(self, rig: Rig) -> None:
         rig.work()
         self._workers(rig, rig.library.workers)
@@ -303,6 +382,7 @@ class AdapterContract:
         rig.exported(lambda: rig.workers() is not None, "any number of workers")
         rig.stop()
         assert rig.workers() == 0
+        assert rig.busy() == 0
 
     def _workers(self, rig: Rig, number: int) -> None:
         rig.exported(lambda: rig.workers() == number, f"{number} workers", rig.workers)

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,8 @@ class Library:
     """What spans have as `{system}.transport`, if the adapter knows it."""
     task_name: str = "{}"
     """How the library names a task, given the function's name."""
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """Rows that this kind of broker or worker makes impossible, as in `AdapterContract.lacks`."""
     clear: Callable[[], object] | None = None
     """Remove what a killed worker leaves behind and the next one would stumble over."""
     ends: bool = True
@@ -306,13 +308,32 @@ class Rig:
 
     def workers(self) -> int | None:
         """Sum up what the workers that run, or have run last, say of `task.workers.active`."""
-        points = self.points("task.workers.active", by=self._services)
+        return self._sum("task.workers.active")
+
+    def busy(self) -> int | None:
+        """Sum up what they say of `task.workers.busy`."""
+        return self._sum("task.workers.busy")
+
+    def _sum(self, metric: str) -> int | None:
+        points = self.points(metric, by=self._services)
         return int(sum(point.value for point in points)) if points else None
 
     def depth(self, queue: str) -> int | None:
-        points = self.points("task.queue.depth", by=self._services)
-        found = [p for p in points if p.attributes.get("messaging.destination.name") == queue]
-        return int(max(point.value for point in found)) if found else None
+        return self.queue("depth", queue)
+
+    def queue(self, state: str, queue: str) -> int | None:
+        """Return what they say of this queue: of `depth`, `delayed` or `dead`."""
+        points = self._of_queue(f"task.queue.{state}", queue)
+        return int(max(point.value for point in points)) if points else None
+
+    def oldest(self, queue: str) -> Point | None:
+        """Return the greatest age that they tell of this queue."""
+        points = self._of_queue("task.oldest", queue)
+        return max(points, key=lambda point: point.value, default=None)
+
+    def _of_queue(self, metric: str, queue: str) -> list[Point]:
+        points = self.points(metric, by=self._services)
+        return [p for p in points if p.attributes.get("messaging.destination.name") == queue]
 
     def exported(
         self, condition: Callable[[], object], what: str, found: Callable[[], object] = str

@@ -39,6 +39,9 @@ _FRESH = 150.0
 """Seconds for which a gauge counts: two exports at the SDK's default of 60, and a bit."""
 _SPREAD = 20
 """Over so many places the counts of one bucket of a histogram are spread."""
+_OF_WORKERS, _OF_QUEUES = (
+    {one.key for one in semconv.READ_WITH[first]} for first in (semconv.WORKERS, semconv.DEPTH)
+)
 _NAMINGS: tuple[semconv.Naming, ...] = ("task", "system", "messaging")
 
 
@@ -176,9 +179,9 @@ class Queues:
         key = self._key_of(point.metric, system) if system else ""
         if number(point.value) is None:
             return
-        if key in (semconv.DEPTH.key, semconv.WORKERS.key):
+        if key in _OF_QUEUES or key in _OF_WORKERS:
             queue = str(point.attributes.get(semconv.MESSAGING_DESTINATION_NAME, ""))
-            of = f"{system} {queue}" if key == semconv.DEPTH.key else system
+            of = f"{system} {queue}" if key in _OF_QUEUES else system
             self._say((key, of), _process(point), point)
         elif key:
             self._count(key, point)
@@ -200,7 +203,7 @@ class Queues:
             self._metrics[metric, system] = next(
                 (
                     one.key
-                    for one in (*semconv.RECORDED.values(), semconv.DEPTH, semconv.WORKERS)
+                    for one in (*semconv.RECORDED.values(), *semconv.GAUGES)
                     if metric in {one.name(naming, system) for naming in _NAMINGS}
                 ),
                 "",
@@ -256,7 +259,8 @@ class Queues:
         return [self._shown(key, row, now) for key, row in sorted(self._rows.items())]
 
     def _shown(self, key: Key, row: Row, now: float) -> dict[str, Any]:
-        step = int(now // STEP)
+        step, queue = int(now // STEP), f"{key.system} {key.queue}"
+        oldest = self._gauge("oldest", queue, now, max)
         counted, source = row.spans, "spans"
         total = row.spans.total(step)
         by_metrics = row.metrics.total(step)
@@ -274,8 +278,13 @@ class Queues:
             "failed_percent": 100 * total.failed / total.completed if total.completed else None,
             "retried": total.retried,
             "last_seen_ms": row.last_seen,
-            "depth": self._gauge("depth", f"{key.system} {key.queue}", now, max),
             "workers": self._gauge("workers", key.system, now, sum),
+            "busy": self._gauge("busy", key.system, now, sum),
+            "depth": self._gauge("depth", queue, now, max),
+            # Celery's workers hold these tasks themselves; others tell what the broker holds.
+            "delayed": self._gauge("delayed", queue, now, sum if key.system == "celery" else max),
+            "dead": self._gauge("dead", queue, now, max),
+            "oldest_ms": None if oldest is None else oldest * 1e3,
             "source": source,
             "series": counted.series(step),
             "samples": [

@@ -1,8 +1,11 @@
 """The gauges of a worker on a real broker: how many slots it has, and how many tasks wait."""
 
 import json
+import os
 import signal
+import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import kombu
@@ -11,10 +14,14 @@ import redis
 
 from otel_queue_bridge.otlp import Receiver
 from tests.brokers.forks import Forking, of_metric
-from tests.servers import LIMIT, Process, Processes, Valkey, wait_until
+from tests.servers import CLOCK, LIMIT, Process, Processes, Valkey, wait_until
 
 WORKERS = "task.workers.active"
+BUSY = "task.workers.busy"
 DEPTH = "task.queue.depth"
+DELAYED = "task.queue.delayed"
+OLDEST = "task.oldest"
+GREEN = {"gevent": {"OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH": "patch_all"}}
 ONE_AT_A_TIME = {"worker_prefetch_multiplier": 1, "task_acks_late": True}
 """A busy worker holds the tasks it runs and no other."""
 PRIORITIES = {
@@ -182,13 +189,119 @@ def test_four_over_three_priorities_of_one_queue_on_rabbitmq(
     shop.open_gate()
 
 
-def test_a_delayed_message_is_not_depth(redis_shop: Watched) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent", "eventlet"])
+def test_what_a_worker_holds_for_its_eta_is_delayed_and_not_depth(
+    redis_shop: Watched, pool: str
+) -> None:
     shop = redis_shop
-    shop.worker("-P", "threads", "-c", "1")
-    shop.send({"name": "ok", "count": 3, "countdown": 600}, {"name": "ok"})
+    shop.worker("-P", pool, "-c", "1", "-Q", "a,b", **GREEN.get(pool, {}))
+    shop.wait_for(DELAYED, {"a": 0, "b": 0})
+    shop.send(
+        {"name": "ok", "queue": "a", "count": 3, "countdown": 600},
+        {"name": "ok", "queue": "b", "countdown": 600},
+        {"name": "ok", "queue": "b", "countdown": 2},
+    )
     wait_until(lambda: shop.ran("ok"))
+    shop.wait_for(DELAYED, {"a": 3, "b": 1})
+    shop.wait_for(DEPTH, {"a": 0, "b": 0})
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
+def test_places_that_run_a_task_are_busy(redis_shop: Watched, pool: str) -> None:
+    shop = redis_shop
+    slots = 1 if pool == "solo" else 2
+    worker = shop.worker("-P", pool, "-c", str(slots), **GREEN.get(pool, {}))
+    shop.wait_for(BUSY, {"": 0})
+    shop.block(slots)
+    shop.send({"name": "ok", "count": 2 * slots})
+    shop.wait_for(BUSY, {"": slots})
+    shop.open_gate()
+    wait_until(lambda: len(shop.ran("ok")) == 2 * slots)
+    shop.wait_for(BUSY, {"": 0})
+    assert worker.stop(signal.SIGTERM) == 0
+    points = of_metric(shop.receiver.points(), BUSY)
+    assert {(point.kind, point.monotonic, point.unit) for point in points} == {
+        ("sum", False, "{worker}")
+    }
+    assert (points[-1].value, max(point.value for point in points)) == (0, slots)
+    assert shop.last(WORKERS) == {"": 0}
+
+
+def test_a_place_whose_child_was_killed_is_not_busy(redis_shop: Watched) -> None:
+    """Celery itself lists the task as active for another ten seconds."""
+    shop = redis_shop
+    shop.worker("-P", "prefork", "-c", "3", APP_CONF=json.dumps({"worker_lost_wait": 600}))
+    shop.block(2)
+    shop.wait_for(BUSY, {"": 2})
+    killed, left = (pid for kind, *_, pid in shop.notes() if kind == "gate")
+    os.kill(killed, signal.SIGKILL)
+    shop.wait_for(BUSY, {"": 1})
     shop.wait_for_exports(3)
+    assert (shop.last(BUSY), shop.last(WORKERS)) == ({"": 1}, {"": 3})
+    os.kill(left, signal.SIGKILL)
+    shop.wait_for(BUSY, {"": 0})
+
+
+def test_the_age_is_that_of_the_oldest_message_of_all_priorities(redis_shop: Watched) -> None:
+    shop = redis_shop
+    shop.env["APP_CONF"] = json.dumps(ONE_AT_A_TIME | PRIORITIES)
+    shop.worker("-P", "threads", "-c", "1")
+    shop.wait_for(OLDEST, {"celery": 0})
+    shop.block(1)
+    began = time.time()
+    shop.submit("ok", priority=9)
+    shop.submit("ok", priority=0)  # it is served first, and is not the oldest
+    shop.wait_for(DEPTH, {"celery": 2})
+    shop.wait_for_exports(3)
+    points = of_metric(shop.receiver.latest(), OLDEST)
+    (submit, _) = sorted(span.start for span in shop.receiver.spans() if span.name == "submit ok")
+    (since,) = {point.time / 1e9 - point.value for point in points}
+    assert began < submit / 1e9 - CLOCK < since
+    assert since < submit / 1e9 + 2
+    shop.open_gate()
+    shop.wait_for(OLDEST, {"celery": 0})
+
+
+def test_a_message_that_does_not_tell_its_time_has_no_age(redis_shop: Watched) -> None:
+    shop = redis_shop
+    shop.worker("-P", "threads", "-c", "1", APP_CONF=json.dumps(ONE_AT_A_TIME))
+    shop.wait_for(OLDEST, {"celery": 0})
+    shop.block(1)
+    shop.send({"name": "ok"})
+    shop.wait_for(DEPTH, {"celery": 1})
+    shop.wait_for_exports(3)
+    with redis.Redis.from_url(shop.env["APP_BROKER"]) as client:
+        for junk in (b"\x80", b"[]", b'{"headers": []}'):
+            client.rpush("celery", junk)
+            shop.wait_for(DEPTH, {"celery": 2})
+            seen = shop.exports(OLDEST)
+            shop.wait_for_exports(3)
+            assert (shop.exports(OLDEST), shop.last(DEPTH)) == (seen, {"celery": 2})
+            client.rpop("celery")
+            shop.wait_for(DEPTH, {"celery": 1})
+    shop.open_gate()
+    shop.wait_for(OLDEST, {"celery": 0})
+
+
+@pytest.mark.skipif(version("celery") < "5.5", reason="this Celery delays in the worker only")
+def test_what_rabbitmq_itself_delays(
+    amqp_url: str, receiver: Receiver, processes: Processes, tmp_path: Path
+) -> None:
+    shop = Watched(amqp_url, receiver, processes, tmp_path)
+    shop.env["APP_CONF"] = json.dumps(
+        {
+            "task_default_queue_type": "quorum",
+            "task_default_exchange_type": "topic",
+            "broker_transport_options": {"confirm_publish": True},
+        }
+    )
+    shop.worker("-P", "threads", "-c", "1")
+    shop.wait_for(DELAYED, {"celery": 0, "celery_delayed": 0})
+    shop.send({"name": "ok", "count": 3, "countdown": 600}, {"name": "ok", "countdown": 5})
+    wait_until(lambda: shop.ran("ok"))
+    shop.wait_for(DELAYED, {"celery": 0, "celery_delayed": 3})
     assert shop.last(DEPTH) == {"celery": 0}
+    assert "no reading of" not in processes.started[-2].log()
 
 
 def test_a_queue_that_is_gone_is_empty(shop: Watched) -> None:
@@ -218,7 +331,9 @@ def test_depth_can_be_switched_off(redis_shop: Watched) -> None:
     shop = redis_shop
     shop.worker("-P", "solo", OTEL_PYTHON_QUEUE_BRIDGE_QUEUE_DEPTH="false")
     shop.wait_for_exports(3)
-    assert of_metric(shop.receiver.points(), DEPTH) == []
+    for metric in (DEPTH, DELAYED, OLDEST):
+        assert of_metric(shop.receiver.points(), metric) == []
+    assert shop.last(BUSY) == {"": 0}
 
 
 def test_a_caller_reads_no_depth(redis_shop: Watched) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from queue import PriorityQueue
+from types import SimpleNamespace
 from typing import Any
 
 import dramatiq
 import pytest
 import redis
+from dramatiq.broker import MessageProxy
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
@@ -33,12 +35,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from otel_queue_bridge import instrument, uninstrument
-from otel_queue_bridge.adapters.dramatiq import attempt, brokers
+from otel_queue_bridge.adapter import Reading
+from otel_queue_bridge.adapters.dramatiq import attempt, brokers, queues
 from tests.brokers.shop import SECRET
 from tests.servers import CLOCK, LIMIT, Valkey, wait_until
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
+QUEUE = {"task.queue.depth", "task.queue.delayed", "task.queue.dead", "task.oldest"}
 
 
 class Telemetry:
@@ -617,8 +621,8 @@ class Postgres(StubBroker):
 
     otel_server = ("db.example", 5432)
 
-    def otel_queue_depths(self, queues: list[str]) -> dict[str, int]:
-        return {**dict.fromkeys(queues, 7), "of_others": 1}
+    def otel_queue_depths(self, queues: list[str]) -> dict[str, Any]:
+        return {**dict.fromkeys(queues, 7), "of_others": {"ready": 1, "delayed": 2, "oldest": 3.5}}
 
 
 class Sqs(Postgres):
@@ -659,11 +663,18 @@ def test_a_broker_says_itself_where_it_is_and_what_waits(
     ran.actor.send()
     with working(broker):
         wait_until(lambda: ran.calls)
-        depths = {
-            point.attributes["messaging.destination.name"]: point.value
-            for point in instrumented.points()["task.queue.depth"]
+        found = {
+            metric: {
+                point.attributes["messaging.destination.name"]: point.value for point in points
+            }
+            for metric, points in instrumented.points().items()
+            if metric in QUEUE
         }
-    assert depths == {"default": 7, "of_others": 1}
+    assert found == {
+        "task.queue.depth": {"default": 7, "of_others": 1},
+        "task.queue.delayed": {"of_others": 2},
+        "task.oldest": {"of_others": 3.5},
+    }
     assert len(instrumented.spans()) == 3
     for span in instrumented.spans():
         assert span.attributes.get("server.address") == address
@@ -713,8 +724,7 @@ def test_reading_the_depth_takes_no_connection_of_the_workers(
     broker = RedisBroker(client=redis.Redis(connection_pool=pool))
     Ran(broker).actor.send()
     only = pool.get_connection()
-    depths = [(one.queue, one.value) for one in brokers.depths(broker, ["default"])]
-    assert depths == [("default", 1), ("default.DQ", 0), ("default.XQ", 0)]
+    assert waiting(broker)["default"][:-1] == (1, "default", None, None, 0, 0)
     pool.release(only)
     assert pool.get_connection() is only
 
@@ -976,12 +986,49 @@ def test_gauges_of_a_worker(instrumented: Telemetry, stub: StubBroker) -> None:
     with working(stub):
         points = instrumented.points()
         assert [point.value for point in points["task.workers.active"]] == [2]
-        depths = points["task.queue.depth"]
-        queues = {point.attributes["messaging.destination.name"] for point in depths}
-        assert queues == {"default", "default.DQ", "default.XQ"}
+        for metric in QUEUE:
+            (point,) = points[metric]
+            assert point.attributes["messaging.destination.name"] == "default"
+            assert point.value == 0
     points = instrumented.points()
     assert [point.value for point in points["task.workers.active"]] == [0]
-    assert "task.queue.depth" not in points
+    assert not QUEUE & points.keys()
+
+
+def test_what_waits_in_memory(stub: StubBroker) -> None:
+    ran = Ran(stub)
+    assert dict(waiting(stub)) == {"default": Reading(0, "default", delayed=0, dead=0, oldest=0.0)}
+    ran.actor.send()
+    ran.actor.send()
+    ran.actor.send_with_options(delay=600_000)
+    stub.dead_letters_by_queue["default"].append(MessageProxy(ran.actor.message()))
+    (reading,) = waiting(stub, held=2).values()
+    assert reading[:-1] == (2, "default", None, None, 3, 1)
+    assert 0 <= reading.oldest < LIMIT
+
+
+def waiting(broker: dramatiq.Broker, held: int = 0) -> dict[str, Reading]:
+    """Read the queue `default` of a worker that holds so many messages for their ETA."""
+    delayed: PriorityQueue[int] = PriorityQueue()
+    for number in range(held):
+        delayed.put(number)
+    consumers = {"default": None, "default.DQ": SimpleNamespace(delay_queue=delayed)}
+    worker = SimpleNamespace(broker=broker, consumers=consumers)
+    found = queues.readings(worker, SimpleNamespace(age=lambda _: None))
+    return {str(reading.queue): reading for reading in found}
+
+
+def test_a_message_that_does_not_tell_its_time_has_no_age(stub: StubBroker) -> None:
+    Ran(stub)
+    for message in (
+        b"\x80\x04",
+        b"{}",
+        b"[]",
+        b'{"options": {"otel": {}}, "message_timestamp": 1}',
+    ):
+        stub.queues["default"].queue.clear()
+        stub.queues["default"].put(message)
+        assert waiting(stub)["default"].oldest is None
 
 
 # Messages from others

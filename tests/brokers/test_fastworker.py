@@ -503,6 +503,13 @@ def test_what_is_due_and_waits_its_turn_is_depth(fleet: Fleet, lone: Plane) -> N
 
     # On a busy machine a batch may arrive when it is due, and then nothing of it waits.
     wait_until(deep, what="a batch that waited")
+    ages = {
+        point.attributes["task.priority"]: point.value
+        for point in fleet.receiver.points()
+        if (point.metric, point.service) == ("task.oldest", lone.name) and point.value > 0
+    }
+    assert ages.keys() == {"low"}
+    assert ages["low"] < LIMIT
 
 
 def test_a_crowd_of_tasks_stays_apart(fleet: Fleet, pair: Plane) -> None:

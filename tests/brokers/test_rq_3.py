@@ -124,6 +124,30 @@ def test_a_worker_written_for_rq_2_fails_as_it_does_without_us(fleet: Fleet) -> 
     assert complaints(worker) + unclean(fleet.receiver) == []
 
 
+def test_what_a_rate_limit_holds_back_is_delayed(fleet: Fleet) -> None:
+    from rq.rate_limit import RateLimit
+
+    worker = fleet.worker("default", "high")
+    with Redis.from_url(fleet.broker) as client:
+        for name, count in {"default": 4, "high": 2, "of others": 3}.items():
+            for _ in range(count):  # one limit for all
+                queue = Queue(name, connection=client)
+                queue.enqueue(f"{APP}.gate", rate_limit=RateLimit("one", 1))
+
+    def last(metric: str) -> dict[str, float]:
+        return {
+            point.attributes["messaging.destination.name"]: point.value
+            for point in fleet.receiver.latest()
+            if point.metric == metric
+        }
+
+    worker.wait_for(lambda: last("task.queue.delayed") == {"default": 3, "high": 2})
+    worker.wait_for(lambda: last("task.queue.depth") == {"default": 0, "high": 0})
+    fleet.open_gate()
+    end(worker)
+    assert complaints(worker) == []
+
+
 def test_a_slot_that_a_killed_job_held_goes_to_the_next(fleet: Fleet) -> None:
     from rq.rate_limit import RateLimit
 

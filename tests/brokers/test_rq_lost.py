@@ -81,6 +81,21 @@ def test_a_pool_loses_nothing(fleet: Fleet, env: dict[str, str]) -> None:
     assert complaints(pool) + unclean(fleet.receiver, workers=2) == []
 
 
+def test_a_worker_whose_work_horse_was_killed_is_not_busy(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    fleet.enqueue("gate")
+    worker.wait_for(lambda: fleet.notes("gate"))
+
+    def busy() -> list[float]:
+        return [p.value for p in fleet.receiver.latest() if p.metric == "task.workers.busy"]
+
+    worker.wait_for(lambda: busy() == [1])
+    for child in worker.members() - {worker.pid}:
+        os.kill(child, signal.SIGKILL)
+    worker.wait_for(lambda: busy() == [0])
+    end(worker)
+
+
 def test_gauges_show_workers_and_what_is_ready_alone(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.enqueue("gate")
@@ -92,18 +107,24 @@ def test_gauges_show_workers_and_what_is_ready_alone(fleet: Fleet) -> None:
         assert client.zcard("rq:wip:default") == 2
         assert client.llen("rq:queue:default") == 3
         client.zadd("rq:scheduled:default", {"some": 4e9})
+        client.zadd("rq:failed:default", {"kept": 4e9, "for ever": "inf", "expired": 4})
     fleet.enqueue("success", depends_on=fleet.enqueue("gate"))
 
     def last(metric: str) -> list[float]:
         return [p.value for p in fleet.receiver.latest() if p.metric == metric]
 
     pool.wait_for(lambda: last("task.workers.active") == [1, 1])
+    pool.wait_for(lambda: last("task.workers.busy") == [1, 1])
     pool.wait_for(lambda: last("task.queue.depth") == [4, 4])
+    pool.wait_for(lambda: last("task.queue.delayed") == [2, 2])
+    pool.wait_for(lambda: last("task.queue.dead") == [2, 2])
     queues = [p for p in fleet.receiver.latest() if p.metric == "task.queue.depth"]
     assert {p.attributes["messaging.destination.name"] for p in queues} == {"default"}
     assert len(instances(queues)) == 2
     fleet.open_gate()
     pool.wait_for(lambda: last("task.queue.depth") == [0, 0])
+    pool.wait_for(lambda: last("task.queue.delayed") == [1, 1])
+    pool.wait_for(lambda: last("task.workers.busy") == [0, 0])
     end(pool)
     assert complaints(pool) + unclean(fleet.receiver, workers=2) == []
 

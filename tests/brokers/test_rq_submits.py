@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from inspect import signature
+from types import SimpleNamespace
 
 import pytest
 import rq
 from redis import ConnectionPool, Redis
 from rq.job import Job
 
-from otel_queue_bridge.adapters.rq.reading import depths, name
+from otel_queue_bridge.adapters.rq import queues
+from otel_queue_bridge.adapters.rq.reading import name
 from otel_queue_bridge.otlp import Receiver, Span
 from tests.brokers.rq_fleet import SCOPE, Fleet, complaints, end, unclean
 from tests.brokers.shop import SECRET, paths
-from tests.servers import CLOCK, Processes, Valkey
+from tests.servers import CLOCK, LIMIT, Processes, Valkey
 
 APP = "tests.brokers.rq_submits_app"
 PASSWORD = "hunter2"  # noqa: S105
@@ -277,9 +279,25 @@ def test_reading_the_depth_takes_no_connection_of_the_workers(redis_url: str) ->
     queue = rq.Queue("deep", connection=Redis(connection_pool=pool))
     queue.enqueue("tests.brokers.rq_submits_app.a")
     only = pool.get_connection()
-    assert list(depths(queue.connection, [queue])) == [(1, "deep")]
+    worker = SimpleNamespace(connection=queue.connection, queues=[queue], job_class=Job)
+    (reading,) = queues.readings(worker)
+    assert reading[:-1] == (1, "deep", None, None, 0, 0)
+    assert 0 <= reading.oldest < LIMIT
     pool.release(only)
     assert pool.get_connection() is only
+
+
+def test_a_job_that_is_gone_or_does_not_tell_its_time_has_no_age(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        queue = rq.Queue("deep", connection=client)
+        worker = SimpleNamespace(connection=client, queues=[queue], job_class=Job)
+        assert [one.oldest for one in queues.readings(worker)] == [0]
+        client.rpush(queue.key, "gone")
+        (reading,) = queues.readings(worker)
+        assert (reading.value, reading.oldest) == (1, None)
+        client.hset("rq:job:gone", "enqueued_at", b"\x80 o'clock")
+        (reading,) = queues.readings(worker)
+        assert (reading.value, reading.oldest) == (1, None)
 
 
 def test_nothing_secret_is_told(submitted: Submitted) -> None:

@@ -39,6 +39,8 @@ class TestFastWorker(AdapterContract):
         "retry": "`Task.max_retries` is read by nobody (0.3.0)",
         "cancel": "it cannot cancel a task",
         "forking": "a client of nng does not outlive a fork: its threads are not there",
+        "dead": "it keeps no task that failed",
+        "oldest": "it begins every task at once",
         "two_workers": "two control planes are two queues",
         "time_in_the_queue_is_in_seconds": "it begins every task at once",
         "the_depth_of_a_queue_is_what_waits_at_the_broker": "nothing waits at a broker",

@@ -1,6 +1,8 @@
 """Traces and metrics of own_queue, from outside: neither the queue nor its apps know of it."""
 
-from otel_queue_bridge.adapter import Adapter, Arguments, Hook, Outcome, Reading, Task
+import json
+
+from otel_queue_bridge.adapter import Adapter, Arguments, Hook, Outcome, Reading, Task, ask_redis
 from otel_queue_bridge.instrumentor import QueueInstrumentor
 
 
@@ -42,6 +44,7 @@ def execute(call, recorder):
     with recorder.execute(task_of(queue, job), measured=True) as queue.otel_execute:
         queue.otel_execute.settle(Outcome("success"))
         yield
+    queue.otel_execute = None
 
 
 def fail(call, _):
@@ -50,10 +53,20 @@ def fail(call, _):
     queue.otel_execute.settle(Outcome("retry" if again else "failure", error))
 
 
+def waiting(queue, recorder):
+    ready, later, head = ask_redis(
+        queue.redis,
+        [("LLEN", queue.name), ("ZCARD", f"{queue.name}:later"), ("LINDEX", queue.name, 0)],
+    )
+    oldest = recorder.age(json.loads(head).get("otel")) if head else 0.0
+    return Reading(ready, queue=queue.name, delayed=later, oldest=oldest)
+
+
 def work(call, recorder):
     queue = call.instance
-    recorder.watch_workers(lambda _: [Reading(1)], queue)
-    recorder.watch_depth(lambda it: [Reading(it.redis.llen(it.name), queue=it.name)], queue)
+    queue.otel_execute = None
+    recorder.watch_workers(lambda it: [Reading(1, busy=int(it.otel_execute is not None))], queue)
+    recorder.watch_depth(lambda it: [waiting(it, recorder)], queue)
     yield
     recorder.close(queue)
     recorder.flush(metrics=True)  # a child of multiprocessing runs no exit handlers, the SDK's too

@@ -11,6 +11,7 @@ from otel_queue_bridge.adapters.celery import (
     dispatch,
     execute,
     pool,
+    queues,
     submit,
 )
 
@@ -55,6 +56,7 @@ adapter = Adapter(
         ),
         Hook("celery._state", execute.execute, find=execute.made_tracers),
         Hook("celery.worker.consumer.consumer:Consumer.update_strategies", execute.adopt_tracers),
+        Hook("celery.worker.consumer.consumer:Consumer.update_strategies", queues.note_consumer),
         Hook("celery.concurrency.base:BasePool.start", pool.open_pool),
         Hook("celery.concurrency.base:BasePool.stop", pool.close_pool),
         Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),

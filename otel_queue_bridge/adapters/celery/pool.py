@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Call, Reading, Recorder
+from otel_queue_bridge.adapters.celery.queues import readings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator
 
 
 def open_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -17,8 +19,7 @@ def open_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         recorder.relay(pool)
     yield
     recorder.watch_workers(_slots, pool)
-    app = pool.app
-    recorder.watch_depth(lambda _: _depths(app), pool)
+    recorder.watch_depth(lambda pool: readings(pool, recorder), pool)
 
 
 def close_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -28,26 +29,21 @@ def close_pool(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def _slots(pool: Any) -> list[Reading]:
     try:
-        return [Reading(pool.num_processes)]
+        slots = pool.num_processes
     except AttributeError:  # a prefork pool that has stopped raises it (`TaskPool.on_stop`)
-        return [Reading(0)]
+        slots = 0
+    return [Reading(slots, busy=_busy(pool) if slots else 0)]
 
 
-def _depths(app: Any) -> Iterable[Reading]:
-    with app.connection_for_read(transport_options=_impatient(app)) as connection:
-        for name in app.amqp.queues.consume_from:
-            yield Reading(_depth(connection, name), queue=name)
-
-
-def _impatient(app: Any) -> dict[str, Any]:
-    return {**app.conf.broker_transport_options, "max_retries": 0}
-
-
-def _depth(connection: Any, queue: str) -> int:
-    with connection.channel() as channel:
-        if hasattr(channel, "_size"):  # kombu's virtual transports; adds up all priorities
-            return int(channel._size(queue))  # noqa: SLF001
-        try:
-            return int(channel.queue_declare(queue, passive=True).message_count)
-        except connection.channel_errors:
-            return 0  # the queue does not exist (yet)
+def _busy(pool: Any) -> int | None:
+    """Count the places that run a task; None if that cannot be told of a user's own pool."""
+    if not pool.uses_semaphore:
+        return len(sys.modules["celery.worker.state"].active_requests)
+    # Of prefork, the children that live and have begun one. Celery notices a kill much later.
+    try:
+        children = pool._pool  # noqa: SLF001
+        jobs = tuple(children._cache.values())  # noqa: SLF001
+        begun = {pid for job in jobs if not job.ready() for pid in job.worker_pids()}
+        return len(begun & {child.pid for child in tuple(children._pool)})  # noqa: SLF001
+    except AttributeError:
+        return None

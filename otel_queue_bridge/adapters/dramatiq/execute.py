@@ -25,12 +25,14 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     sent = bare(message)
     actor = broker.actors.get(sent.actor_name)
     throws = sent.options.get("throws") or (actor and actor.options.get("throws"))
-    run = Run(sent, throws)
+    run, thread = Run(sent, throws), call.instance
     token, listening = current.set(run), listens.set(True)
+    thread.otel_busy = True
     try:
         with recorder.execute(task, measured=True) as operation:
             yield
             operation.settle(run.outcome(call.error))
     finally:
+        thread.otel_busy = False
         listens.reset(listening)
         current.reset(token)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Call, Reading, Recorder
-from otel_queue_bridge.adapters.dramatiq.brokers import depths
+from otel_queue_bridge.adapters.dramatiq.queues import readings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator
 
 
 def start(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     yield
     recorder.watch_workers(_threads, call.instance)
-    recorder.watch_depth(_depths, call.instance)
+    recorder.watch_depth(lambda worker: readings(worker, recorder), call.instance)
 
 
 def stop(call: Call, recorder: Recorder) -> Generator[None, None, None]:
@@ -25,9 +25,5 @@ def stop(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 
 def _threads(worker: Any) -> list[Reading]:
-    return [Reading(len(worker.workers))]
-
-
-def _depths(worker: Any) -> Iterable[Reading]:
-    names = [name for name in tuple(worker.consumers) if not name.endswith(".DQ")]
-    return depths(worker.broker, names)
+    busy = sum(vars(thread).get("otel_busy", False) for thread in worker.workers)
+    return [Reading(len(worker.workers), busy=busy)]

@@ -47,7 +47,7 @@ def send(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     control_plane, began = call.instance, time.time()
     load = control_plane.subworkers[subworker]["load"]
     operation = _open(task, control_plane, recorder, local=False, target=subworker, load=load)
-    sending = Traffic([carrier.latest(task)], task.id, handing_over=operation)
+    sending = Traffic([carrier.latest(task)], task.id, operation, subworker)
     with carrying(sending), cancelled_by_stop(control_plane, sending):
         yield
     sending.close(None if call.error is None else failed(call.error))

@@ -42,8 +42,10 @@ class Traffic:
         carriers: Sequence[object],
         task_id: str | None = None,
         handing_over: Operation | None = None,
+        subworker: str | None = None,
     ) -> None:
         self.task_id = task_id
+        self.subworker = subworker
         self.attempt = 0
         self.sent = False
         self.answered = False

@@ -6,9 +6,9 @@ import json
 import pickletools
 import sys
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from otel_queue_bridge.adapter import Arguments, Task, ask_redis
+from otel_queue_bridge.adapter import Arguments, Task
 from otel_queue_bridge.adapters.rq.carrier import (
     NAME,
     carrier,
@@ -16,9 +16,6 @@ from otel_queue_bridge.adapters.rq.carrier import (
     set_up,
     submitted_at,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 
 def task_of(job: Any, queue: str, connection: Any, worker: str | None = None) -> Task:
@@ -105,13 +102,6 @@ def _name_in(data: bytes) -> str:
 def server(connection: Any) -> tuple[str, int | None] | None:
     options = connection.connection_pool.connection_kwargs
     return (options["host"], options.get("port")) if "host" in options else None
-
-
-def depths(connection: Any, queues: Iterable[Any]) -> Iterator[tuple[int, str]]:
-    """Count the ready jobs of each queue."""
-    queues = list(queues)
-    found = ask_redis(connection, [("LLEN", queue.key) for queue in queues])
-    return zip(found, (queue.name for queue in queues), strict=True)
 
 
 def arguments(job: Any, *, runs_here: bool = False) -> Arguments:

@@ -13,10 +13,11 @@ from otel_queue_bridge.adapter import CANCELLED, RETRY, SUCCESS, Call, Outcome, 
 from otel_queue_bridge.adapters.rq import execute, lost
 from otel_queue_bridge.adapters.rq.carrier import carrier, next_attempt
 from otel_queue_bridge.adapters.rq.hand_over import HandOver
-from otel_queue_bridge.adapters.rq.reading import depths, run_of, seconds
+from otel_queue_bridge.adapters.rq.queues import readings
+from otel_queue_bridge.adapters.rq.reading import run_of, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
 _TRACEBACK = "Traceback (most recent call last):\n"
 
@@ -50,8 +51,8 @@ def _raised(job: Any) -> str | None:
 
 def work(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker = call.instance
-    recorder.watch_workers(lambda _: [Reading(1)], worker)
-    recorder.watch_depth(_depths, worker)
+    recorder.watch_workers(_places, worker)
+    recorder.watch_depth(readings, worker)
     yield
     recorder.close(worker)
     vars(worker).pop("otel_relay", None)
@@ -121,8 +122,8 @@ def _conclude(hand_over: HandOver, job: Any, recorder: Recorder, *, kept: bool) 
     recorder.attempted(hand_over.task, outcome, started=started, duration=max(0.0, now - started))
 
 
-def _depths(worker: Any) -> Iterator[Reading]:
-    return (Reading(*found) for found in depths(worker.connection, worker.queues))
+def _places(worker: Any) -> list[Reading]:
+    return [Reading(1, busy=int("otel_hand_over" in vars(worker)))]
 
 
 METHODS = {

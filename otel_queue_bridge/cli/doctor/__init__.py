@@ -57,6 +57,7 @@ def run(chosen: Namespace) -> int:
         "patched now": patched.findings(environment, found, config),
         "options": options.findings(os.environ, config),
         "export": export.findings(environment, send_span=chosen.probe),
+        "gauges": options.gauges(config),
         "forks": options.forks(config),
         "propagation": tracing.propagation(environment),
         "sampling": tracing.sampling(environment),

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from otel_queue_bridge import semconv
 from otel_queue_bridge.cli.doctor.findings import ok, problem, warning
 from otel_queue_bridge.config import OPTIONS, VARIABLE, ConfigError, load, unknown_variables
 
@@ -77,6 +78,32 @@ def forks(config: Config) -> Iterator[Finding]:
             "children end without exporting: the last spans of each are lost",
             f"export {variable}={OPTIONS['flush_timeout'].default:g}",
         )
+
+
+def gauges(config: Config) -> Iterator[Finding]:
+    """Say what workers export of themselves and of what waits in their queues."""
+    workers, queues = (
+        [metric.name(config.naming, "{system}") for metric in semconv.READ_WITH[first]]
+        for first in (semconv.WORKERS, semconv.DEPTH)
+    )
+    if not config.metrics:
+        yield ok("no metrics are recorded", f"export {VARIABLE}METRICS=true")
+    elif not any(workers):
+        yield ok(
+            f"naming={config.naming} has no names for workers and for what waits in queues",
+            f"export {VARIABLE}NAMING=task",
+        )
+    else:
+        yield ok(f"workers export {', '.join(workers)}")
+        if config.queue_depth:
+            yield ok(
+                f"they export of each queue, as far as its broker can tell: {', '.join(queues)}"
+            )
+        else:
+            yield ok(
+                f"they export of no queue: {', '.join(queues)}",
+                f"export {VARIABLE}QUEUE_DEPTH=true",
+            )
 
 
 def privacy(config: Config) -> Iterator[Finding]:

@@ -18,7 +18,10 @@ const COLUMNS = [
   ["failed", (row) => row.failed_percent, (row) => (row.failed_percent === null ? "–" : el("span", { class: row.failed_percent ? "error" : "" }, `${Number(row.failed_percent.toFixed(1))} %`))],
   ["retries", (row) => row.retried, (row) => number(row.retried)],
   ["depth", (row) => row.depth, (row) => number(row.depth)],
-  ["workers", (row) => row.workers, (row) => number(row.workers)],
+  ["oldest", (row) => row.oldest_ms, (row) => duration(row.oldest_ms)],
+  ["delayed", (row) => row.delayed, (row) => number(row.delayed)],
+  ["dead", (row) => row.dead, (row) => (row.dead === null ? "–" : el("span", { class: row.dead ? "error" : "" }, number(row.dead)))],
+  ["busy", (row) => row.busy, (row) => (row.workers === null ? "–" : `${number(row.busy)} of ${number(row.workers)}`)],
   ["last seen", (row) => row.last_seen_ms, (row, now) => (row.last_seen_ms ? ago(row.last_seen_ms, now) : "–")],
   ["tasks, wait p95", null, (row) => [plot(row.series.submitted, row.series.failed), plot(row.series.wait_p95_ms)]],
 ];
