@@ -38,6 +38,7 @@ class TestFastWorker(AdapterContract):
     lacks: ClassVar = {
         "retry": "`Task.max_retries` is read by nobody (0.3.0)",
         "cancel": "it cannot cancel a task",
+        "schedule": "only the control plane has one: see tests/brokers",
         "forking": "a client of nng does not outlive a fork: its threads are not there",
         "two_workers": "two control planes are two queues",
         "time_in_the_queue_is_in_seconds": "it begins every task at once",
