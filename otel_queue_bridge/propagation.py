@@ -29,7 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otel_queue_bridge.adapter import SUBMITTED
 from otel_queue_bridge.config import OPTIONS, ConfigError
-from otel_queue_bridge.failures import LONGEST, pass_on
+from otel_queue_bridge.failures import LONGEST, encodable, pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -181,7 +181,7 @@ class Propagation:
         elif self._is_linked(task):
             carrier.setdefault(RELATION, "link")
         if task.schedule:
-            carrier[SCHEDULE] = task.schedule[:LONGEST]
+            carrier[SCHEDULE] = encodable(task.schedule[:LONGEST])
 
     def hand_over(
         self, carrier: MutableMapping[str, Any], context: Context, *, once: bool = False
