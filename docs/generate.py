@@ -41,7 +41,8 @@ $metrics
 
 Under `naming=messaging` the unit `{task}` is `{message}`, and counters and histograms may also have
 `messaging.operation.name`. All metrics of tasks have the system, the queue and the task's name;
-those of attempts also the status and `error.type`, where they apply.
+those of attempts also the status and `error.type`, where they apply. `metric_attributes` adds
+more: see [traces.md](traces.md).
 
 A retry is not submitted again. `task.workers.active` counts the places that can run a task:
 Celery's pool slots, Dramatiq's threads, RQ's workers, FastWorker's subworkers. `task.workers.busy`
@@ -79,8 +80,9 @@ Each is a keyword of `instrument()` and a variable `$variable<NAME>`, in capital
 
 $options
 
-Keywords only: `propagator`, `tracer_provider`, `meter_provider`, `submit_hook(span, task)` and
-`execute_hook(span, task)`. The trace travels in the format of OpenTelemetry's propagators
+Keywords only: `propagator`, `tracer_provider`, `meter_provider`, `submit_hook(span, task)`,
+`execute_hook(span, task)`, and `task_name(task)` and `metric_attributes(task)`, which
+[traces.md](traces.md) explains. The trace travels in the format of OpenTelemetry's propagators
 (`OTEL_PROPAGATORS`), unless `propagator` is another one.
 
 In a declarative configuration (`OTEL_CONFIG_FILE`) options go under `instrumentation/development:
@@ -110,6 +112,10 @@ ATTRIBUTES = {
     semconv.TASK_STATUS: ("execute, a dispatch that ends the task, metrics of attempts", STATUSES),
     semconv.TASK_WAIT: ("execute", "seconds in the queue, without planned delay"),
     semconv.TASK_WORKER: ("dispatch, execute", "the worker's name"),
+    semconv.TASK_SCHEDULE: (
+        "spans",
+        "the beat entry, cron job or periodic task that has started this run",
+    ),
     f"{semconv.TASK_ARGUMENT}*": ("submit, execute", "what `capture_arguments` lists, no other"),
     semconv.ERROR_TYPE: ("what failed, metrics of attempts", "the exception's type"),
     semconv.transport_attribute("{system}"): ("spans", "`redis`, `amqp`, `nng` and the like"),

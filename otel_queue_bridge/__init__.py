@@ -8,6 +8,7 @@ from otel_queue_bridge.config import ConfigError
 
 if TYPE_CHECKING:
     from otel_queue_bridge.instrumentor import instrument, uninstrument
+    from otel_queue_bridge.propagation import relation
 
     __version__: str
 else:
@@ -21,9 +22,13 @@ else:
             return version("otel-queue-bridge")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "relation":
+            from otel_queue_bridge.propagation import relation  # noqa: PLC0415
+
+            return relation
         from otel_queue_bridge import instrumentor  # noqa: PLC0415
 
         return getattr(instrumentor, name)
 
 
-__all__ = ["ConfigError", "__version__", "instrument", "uninstrument"]
+__all__ = ["ConfigError", "__version__", "instrument", "relation", "uninstrument"]

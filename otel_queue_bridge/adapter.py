@@ -80,8 +80,17 @@ class Task:
     """Called only if the user listed some of this task's arguments to be captured."""
     batch: Sequence[Task] = ()
     """The tasks that one execute runs at once: it is linked to each, and each is counted."""
+    schedule: str | None = None
+    """Name of the schedule that submits it; a worker finds it in the carrier."""
     due: float | None = None
     """When it became due, in seconds since the epoch; the core finds it in the carrier."""
+    metric_attributes: tuple[tuple[str, str | bool | int], ...] | None = None
+    """More attributes of its metrics; the core asks the user's function for them."""
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether its submit is that of a retry, and no new task."""
+        return (self.attempt or 1) > 1 if self.retry is None else self.retry
 
 
 SUBMITTED = "otel-submitted"

@@ -42,7 +42,7 @@ class _Measurement:
         self.attributes = attributes
 
 
-def feeder(histogram: Any, attributes: dict[str, str | bool]) -> Callable[[float], bool]:
+def feeder(histogram: Any, attributes: dict[str, str | bool | int]) -> Callable[[float], bool]:
     """Return a function that records a value; it does not, and returns False, if readers changed.
 
     Raises UnknownSdkError, or AttributeError where an SDK has other parts. With delta temporality

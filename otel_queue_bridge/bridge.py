@@ -25,6 +25,7 @@ from otel_queue_bridge.failures import Reports
 from otel_queue_bridge.forks import lifecycle, pull, spans
 from otel_queue_bridge.forks.relay import Relay
 from otel_queue_bridge.greenlets import warn_of_threads
+from otel_queue_bridge.labels import LabelledOperations
 from otel_queue_bridge.metrics import Measurements
 from otel_queue_bridge.operation import Operations
 from otel_queue_bridge.patching import Patches
@@ -98,7 +99,8 @@ class Bridge:
         self._reports = reports = Reports(adapter.system)
         self._tracing = Tracing(adapter.system, config, adapter.span_names, reports)
         self._measurements = Measurements(adapter.system, config)
-        self._operations = Operations(config, self._tracing, self._measurements, reports)
+        kind = LabelledOperations if config.task_name or config.metric_attributes else Operations
+        self._operations = kind(config, self._tracing, self._measurements, reports)
         self._patches = Patches(self, reports)
         self._on = True
         self._unset = False
@@ -175,7 +177,7 @@ class Bridge:
         return self._line is not None and "count" in self._line.kinds
 
     def dispatched(self, task: Task) -> None:
-        self._measurements.dispatched(task, None)
+        self._operations.dispatched(task)
 
     def attempted(
         self, task: Task, outcome: Outcome, *, started: float, duration: float | None
@@ -262,7 +264,10 @@ class Bridge:
 
     def relayed(self, *facts: Any) -> None:
         """Record what a child has counted."""
-        self._measurements.record(*facts)
+        *plain, last = facts
+        if isinstance(last, list):  # JSON has no tuples
+            last = tuple(map(tuple, last))
+        self._measurements.record(*plain, last)
 
     def relay_spans(self, *, always: bool = False) -> None:
         wanted = always or self._child_export == "relay"

@@ -125,6 +125,14 @@ ABOUT = {
         "how the worker's spans belong to the submit: `child` of it, in a new trace with "
         "a `link` to it, or `none`"
     ),
+    "linked_tasks": (
+        "tasks that run in a new trace with a link to the submit, whatever `relation` says; see "
+        "[traces.md](traces.md)"
+    ),
+    "retries": (
+        "whether a retry is submitted as a `child` of the attempt that asked for it, or in a new "
+        "trace with a `link` to that"
+    ),
     "link_after": "seconds of planned delay beyond which `link` is used; `off` is the default",
     "dispatch_spans": "false: only submit and execute, two spans for a task",
     "metrics": "false: no metrics at all",
@@ -174,6 +182,8 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "queues": Option(None, _names, "allowed is a list of queue libraries"),
         "naming": _one_of("task", "system", "messaging"),
         "relation": _one_of("child", "link", "none"),
+        "linked_tasks": _GLOBS,
+        "retries": _one_of("child", "link"),
         "link_after": _seconds(None),
         "dispatch_spans": _switch(default=True),
         "metrics": _switch(default=True),
@@ -206,6 +216,8 @@ _KEYWORD_ONLY = {
     "meter_provider": "get_meter",
     "submit_hook": "__call__",
     "execute_hook": "__call__",
+    "task_name": "__call__",
+    "metric_attributes": "__call__",
 }
 """Options that have no variable, each with the method that its value must have."""
 
@@ -216,6 +228,8 @@ class Options(TypedDict, total=False):
     queues: Sequence[str] | str
     naming: Literal["task", "system", "messaging"]
     relation: Literal["child", "link", "none"]
+    linked_tasks: Sequence[str] | str
+    retries: Literal["child", "link"]
     link_after: float | None
     dispatch_spans: bool
     metrics: bool
@@ -236,6 +250,8 @@ class Options(TypedDict, total=False):
     meter_provider: MeterProvider | None
     submit_hook: Callable[[Span, Task], None] | None
     execute_hook: Callable[[Span, Task], None] | None
+    task_name: Callable[[Task], str | None] | None
+    metric_attributes: Callable[[Task], Mapping[str, str | bool | int] | None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +261,8 @@ class Config:
     queues: tuple[str, ...] | None = None
     naming: Literal["task", "system", "messaging"] = "task"
     relation: Literal["child", "link", "none"] = "child"
+    linked_tasks: tuple[str, ...] = ()
+    retries: Literal["child", "link"] = "child"
     link_after: float | None = None
     dispatch_spans: bool = True
     metrics: bool = True
@@ -265,6 +283,8 @@ class Config:
     meter_provider: MeterProvider | None = None
     submit_hook: Callable[[Span, Task], None] | None = None
     execute_hook: Callable[[Span, Task], None] | None = None
+    task_name: Callable[[Task], str | None] | None = None
+    metric_attributes: Callable[[Task], Mapping[str, str | bool | int] | None] | None = None
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where each value that is not a default came from: a variable's name or `instrument()`."""
 

@@ -28,6 +28,8 @@ _CREDENTIALS = (
         r"\g<1>***",
     ),
 )
+LONGEST = 200
+"""Characters of a name from outside; the rest is cut off."""
 _REPORTED = 1000
 """Places remembered as reported; a user's task names may be endless."""
 

@@ -44,7 +44,8 @@ _READING_LIMIT = 1.0
 _REGISTERING_LIMIT = 0.1
 """Seconds to wait for the SDK to take an instrument; it goes on without us."""
 
-Attributes = tuple[tuple[str, "str | bool"], ...]
+Value = str | bool | int
+Attributes = tuple[tuple[str, Value], ...]
 """Of a data point, hashable."""
 Row = tuple[Attributes, "dict[str, float]"]
 """What was read of workers or of a queue: the values by the metrics' keys."""
@@ -172,7 +173,7 @@ class _Cells(Generic[_C]):
         self._cells = {}
 
 
-def _feeder(made: metrics.Histogram, attributes: dict[str, str | bool]) -> Callable[[float], bool]:
+def _feeder(made: metrics.Histogram, attributes: dict[str, Value]) -> Callable[[float], bool]:
     """Return the cheapest function that records a value in this histogram."""
     if type(made).__module__.startswith("opentelemetry.sdk."):
         try:

@@ -89,8 +89,7 @@ class Measurements:
         self, task: Task, error_type: str | None, duration: float, *, handed_over: bool = True
     ) -> None:
         """Count a task that the caller handed over; a retry's submit is none."""
-        retry = (task.attempt or 1) > 1 if task.retry is None else task.retry
-        if handed_over and not retry:
+        if handed_over and not task.is_retry:
             self._record(semconv.SUBMITTED, task)
         if self._times_submits:
             self._record(semconv.SUBMIT_DURATION, task, error_type=error_type, value=duration)
@@ -128,11 +127,12 @@ class Measurements:
         queue: str,
         status: str | None,
         error_type: str | None,
+        more: Attributes = (),
     ) -> None:
         """Record one thing that has happened, here or in a child, under this process's caps."""
         if self._resolved is None and self.instruments is None:
             return
-        cell = self._cell(key, task, queue, status, error_type)
+        cell = self._cell(key, task, queue, status, error_type, more)
         if cell is None:
             return
         if value is None:
@@ -174,12 +174,20 @@ class Measurements:
         *,
         value: float | None = None,
     ) -> None:
-        facts = (metric.key, value, task.name, task.queue, status, error_type)
+        facts: tuple[Any, ...] = (metric.key, value, task.name, task.queue, status, error_type)
+        if task.metric_attributes:
+            facts += (task.metric_attributes,)
         if self._send is None or not self._send(self._system, *facts):
             self.record(*facts)
 
-    def _find_cell(
-        self, key: str, task: str, queue: str, status: str | None, error_type: str | None
+    def _find_cell(  # noqa: PLR0913, PLR0917 - called by `record` only
+        self,
+        key: str,
+        task: str,
+        queue: str,
+        status: str | None,
+        error_type: str | None,
+        more: Attributes = (),
     ) -> Any:
         """Return the cell of a metric for these facts; None where the metric has no name."""
         instruments = self.instruments
@@ -190,6 +198,7 @@ class Measurements:
             return None
         operation = _OPERATION.get(key) if self._naming == "messaging" else None
         named = (
+            *more,  # first: where one is called like ours, ours counts
             (semconv.MESSAGING_SYSTEM, self._system),
             (semconv.MESSAGING_OPERATION_NAME, operation),
             (semconv.MESSAGING_DESTINATION_NAME, self._queues.capped(queue)),

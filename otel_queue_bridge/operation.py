@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 
 from otel_queue_bridge import semconv
 from otel_queue_bridge.adapter import SUCCESS, failed
-from otel_queue_bridge.propagation import Origin, Propagation
+from otel_queue_bridge.propagation import ASKED, ATTEMPT, Origin, Propagation
 from otel_queue_bridge.tracing import NO_SPAN, Tracing, error_type_of
 
 if TYPE_CHECKING:
@@ -184,15 +184,20 @@ class Operations:
         self.measurements = measurements
         self._propagation = Propagation(config)
         self._dispatch_spans = config.dispatch_spans
+        self._retries_linked = config.retries == "link"
         self._reports = reports
 
     def submit(self, task: Task) -> Operation:
         """Open a submit and write it into the task's carrier."""
-        origin = self._propagation.source(task, otel_context.get_current())
+        current = otel_context.get_current()
+        origin = self._propagation.source(task, current)
         operation = self._open(semconv.SUBMIT, task, origin, None, measured=True)
         if task.carrier is not None and operation.traced:
             try:
                 self._propagation.submit(task.carrier, operation.context, task.eta)
+                asked = current.get(ASKED)
+                if asked or task.schedule or self._propagation.linked:
+                    self._propagation.mark(task.carrier, task, asked)
             except Exception as error:  # noqa: BLE001 - a propagator of the user's
                 self._reports.report("inject", error, "the task travels without its trace")
         return operation
@@ -241,6 +246,10 @@ class Operations:
         span = self.tracing.tracer.start_span(name, context, SpanKind.CLIENT, attributes, links)
         return Exchange(self.tracing, span)
 
+    def dispatched(self, task: Task) -> None:
+        """Count an attempt whose dispatch nobody could record."""
+        self.measurements.dispatched(task, None)
+
     def attempted(
         self, task: Task, outcome: Outcome, started: float, duration: float | None
     ) -> None:
@@ -259,5 +268,8 @@ class Operations:
             context = otel_context.get_current()
         else:
             context = trace.set_span_in_context(span, origin.context)
+            if self._retries_linked and step is semconv.EXECUTE:
+                # A retry may be asked for inside the user's own span.
+                context = otel_context.set_value(ATTEMPT, span.get_span_context(), context)
         task.due = origin.due
         return Operation(self, step, task, span, context, measured)

@@ -1,7 +1,7 @@
 """Carry the trace through a queue: inject, and extract to a parent and links.
 
-The propagators are OpenTelemetry's. Beside their fields we add two time stamps, and a mark
-once the carrier holds a dispatch instead of the submit.
+The propagators are OpenTelemetry's. Beside their fields we add two time stamps, a mark once the
+carrier holds a dispatch instead of the submit, and what a submit has decided for all attempts.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, MutableMapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, create_key, detach, set_value
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import (
@@ -26,10 +28,13 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_queue_bridge.adapter import SUBMITTED
-from otel_queue_bridge.failures import pass_on
+from otel_queue_bridge.config import OPTIONS, ConfigError
+from otel_queue_bridge.failures import LONGEST, encodable, pass_on
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from typing import Literal
 
     from otel_queue_bridge.adapter import Task
     from otel_queue_bridge.config import Config
@@ -38,12 +43,46 @@ PLANNED = "otel-planned"
 """When the task is planned to start, if later; seconds since the epoch."""
 DISPATCHED = "otel-dispatched"
 """Set once the carrier holds a dispatch instead of the submit; `once` if one execute follows."""
+RELATION = "otel-relation"
+"""The relation that the submit has decided on, for this task and its retries."""
+SCHEDULE = "otel-schedule"
+"""Name of the schedule that has submitted the task."""
+_RELATIONS = ("child", "link", "none")
+ASKED = create_key("otel_queue_bridge.relation")
+"""In a context: the relation that the caller asks for by `relation()`."""
+ATTEMPT = create_key("otel_queue_bridge.attempt")
+"""In the context of an execute, if retries are linked: its span."""
 _EXECUTE_ID = 0x9E3779B97F4A7C15
 """XORed with the dispatch's span id, it gives the span id of the one execute that follows."""
 _FAR_FUTURE = 1e11
 _OWN = frozenset({SUBMITTED, PLANNED, DISPATCHED})
 _W3C = (TraceContextTextMapPropagator, W3CBaggagePropagator)
 """Propagators that extract what they have injected, and nothing else."""
+
+
+def relation(kind: Literal["child", "link", "none"]) -> AbstractContextManager[None]:
+    """Decide how the worker's spans belong to the submits inside the `with`, whatever the options.
+
+    `child` of the submit, in a new trace with a `link` to it, or `none`. It holds for this thread
+    or asyncio task, and travels with each task; what those tasks submit is not concerned.
+
+    Raises:
+        ConfigError: the relation is none of these.
+
+    """
+    if kind not in _RELATIONS:
+        message = f"relation({kind!r}): {OPTIONS['relation'].allowed}"
+        raise ConfigError(message)
+    return _asking(kind)
+
+
+@contextmanager
+def _asking(kind: str) -> Iterator[None]:
+    token = attach(set_value(ASKED, kind))
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 class TolerantGetter(Getter[Mapping[Any, Any]]):
@@ -76,7 +115,7 @@ def _text(value: object) -> str | None:
 class Origin:
     """Where an operation comes from; it is read from the carrier once per operation."""
 
-    __slots__ = ("context", "due", "links", "parent", "span_id")
+    __slots__ = ("context", "due", "links", "parent", "schedule", "span_id")
 
     def __init__(
         self,
@@ -91,6 +130,7 @@ class Origin:
         self.links = links
         self.due = due
         """When the task became due: the latest of submit and plans, seconds since the epoch."""
+        self.schedule: str | None = None
         self.span_id: int | None = None
         """The span id that the execute must have, if that is settled already."""
 
@@ -101,6 +141,8 @@ class Propagation:
     def __init__(self, config: Config) -> None:
         self._configured = config.propagator
         self._relation = config.relation
+        self.linked = config.linked_tasks
+        self._retries_linked = config.retries == "link"
         self._link_after = math.inf if config.link_after is None else config.link_after
         self._known: _Known | None = None
         self._handed: _Handed | None = None
@@ -132,6 +174,15 @@ class Propagation:
         if eta is not None and eta > now:
             carrier[PLANNED] = f"{eta:.6f}"
 
+    def mark(self, carrier: MutableMapping[str, Any], task: Task, asked: object) -> None:
+        """Write what the submit has decided; a retry keeps it."""
+        if asked:
+            carrier[RELATION] = asked
+        elif self._is_linked(task):
+            carrier.setdefault(RELATION, "link")
+        if task.schedule:
+            carrier[SCHEDULE] = encodable(task.schedule[:LONGEST])
+
     def hand_over(
         self, carrier: MutableMapping[str, Any], context: Context, *, once: bool = False
     ) -> None:
@@ -154,10 +205,13 @@ class Propagation:
     def source(self, task: Task, current: Context) -> Origin:
         """Return where a submit comes from: the current span if there is one, else the carrier."""
         parent = _span(current)
+        if self._retries_linked and task.is_retry:
+            return self._retried(task, current, parent)
         if not task.carrier or parent.is_valid:
             return Origin(current, parent)
         if task.rerun_of is not None:
-            return self._apart(self.extract(task.rerun_of))
+            asked = current.get(ASKED) or _value(task.carrier, RELATION)
+            return self._apart(self.extract(task.rerun_of), self._decided(task, asked))
         return Origin(*self._first((task.carrier,), current)[1:])
 
     def origin(self, task: Task, current: Context) -> Origin:
@@ -165,7 +219,10 @@ class Propagation:
         if task.batch:
             return self._together(task.batch)
         if task.carrier is None:
-            return self._related(current, _span(current), delay=0.0)
+            asked = current.get(ASKED)
+            if asked:  # what the task submits is not in the caller's block
+                current = set_value(ASKED, None, current)
+            return self._related(task, current, _span(current), asked, delay=0.0)
         carrier, context, parent = self._first((task.carrier, *task.other_carriers), Context())
         submitted, due = _times(carrier)
         dispatched = DISPATCHED in carrier and _value(carrier, DISPATCHED)
@@ -175,10 +232,14 @@ class Propagation:
                 # The id is 0 if the carrier lost its trace on the way; then any id will do.
                 origin.span_id = parent.span_id and parent.span_id ^ _EXECUTE_ID
         elif task.rerun_of is not None:
-            origin = self._apart(self.extract(task.rerun_of))
+            relation = self._decided(task, _value(carrier, RELATION))
+            origin = self._apart(self.extract(task.rerun_of), relation)
         else:
             delay = 0.0 if due is None or submitted is None else due - submitted
-            origin = self._related(context, parent, delay)
+            asked = RELATION in carrier and _value(carrier, RELATION)
+            origin = self._related(task, context, parent, asked, delay)
+        if SCHEDULE in carrier:
+            origin.schedule = _value(carrier, SCHEDULE)
         origin.due = _later(due, task.eta)
         return origin
 
@@ -186,33 +247,63 @@ class Propagation:
         """Return the context that the carrier holds, whatever `relation` says."""
         return self._first((carrier,), Context())[1]
 
+    @staticmethod
+    def carried(task: Task, key: str) -> str | None:
+        """Return one field of ours, of whichever carrier has it."""
+        carriers = _mappings((task.carrier, *task.other_carriers))
+        return next((_value(one, key) for one in carriers if key in one), None)
+
     def due(self, task: Task) -> float | None:
         """Return when the task became due, in seconds since the epoch; None if that is unknown."""
         if task.due is not None or task.carrier is None:
             return task.due
         return _later(_times(self._holding((task.carrier, *task.other_carriers)))[1], task.eta)
 
-    def _related(self, context: Context, parent: SpanContext, delay: float) -> Origin:
-        if self._relation == "child" and delay <= self._link_after:
-            return Origin(context, parent)
-        return self._apart(context)
+    def _related(
+        self, task: Task, context: Context, parent: SpanContext, asked: object, delay: float
+    ) -> Origin:
+        relation: object = self._relation
+        if asked or self.linked or delay > self._link_after:
+            relation = self._decided(task, asked, delay)
+        return Origin(context, parent) if relation == "child" else self._apart(context, relation)
 
-    def _apart(self, context: Context) -> Origin:
+    def _decided(self, task: Task, asked: object, delay: float = 0.0) -> object:
+        """Return the relation: of the submit, if it decided; then of the options."""
+        if asked in _RELATIONS:
+            return asked
+        if self._is_linked(task) or (self._relation == "child" and delay > self._link_after):
+            return "link"
+        return self._relation
+
+    def _is_linked(self, task: Task) -> bool:
+        return any(fnmatchcase(task.name, glob) for glob in self.linked)
+
+    def _apart(
+        self, context: Context, relation: object, linked: SpanContext | None = None
+    ) -> Origin:
         """Return the origin of a new trace, with a link unless the user wants none."""
-        remote = _span(context)
+        remote = _span(context) if linked is None else linked
         # Only the span is dropped: the task can still read the rest, such as baggage.
         context = trace.set_span_in_context(INVALID_SPAN, context)
-        linked = remote.is_valid and self._relation != "none"
-        return Origin(context, INVALID_SPAN_CONTEXT, (Link(remote),) if linked else ())
+        links = (Link(remote),) if remote.is_valid and relation != "none" else ()
+        return Origin(context, INVALID_SPAN_CONTEXT, links)
+
+    def _retried(self, task: Task, current: Context, parent: SpanContext) -> Origin:
+        """Return the origin of a retry in a new trace, linked to the attempt that asked for it."""
+        attempt: Any = current.get(ATTEMPT) or parent
+        if not attempt.is_valid:
+            _, current, attempt = self._first((task.carrier,), current)
+        return self._apart(current, "link", attempt)
 
     def _together(self, batch: Sequence[Task]) -> Origin:
         """Return the origin of what runs many tasks: a trace apart, as it has no one parent."""
-        if self._relation == "none":
-            return Origin(Context(), INVALID_SPAN_CONTEXT)
-        carriers = [(task.carrier, *task.other_carriers) for task in batch]
-        spans = [self._first(each, Context())[2] for each in carriers]
-        links = tuple(Link(span) for span in spans if span.is_valid)
-        return Origin(Context(), INVALID_SPAN_CONTEXT, links)
+        links = []
+        for task in batch:
+            carrier, _, span = self._first((task.carrier, *task.other_carriers), Context())
+            relation = self._decided(task, _value(carrier, RELATION))
+            if span.is_valid and relation != "none":
+                links.append(Link(span))
+        return Origin(Context(), INVALID_SPAN_CONTEXT, tuple(links))
 
     def _first(
         self, carriers: tuple[object, ...], context: Context

@@ -15,7 +15,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Status, 
 
 from otel_queue_bridge import failures, semconv
 from otel_queue_bridge.adapter import SUCCESS, error_name
-from otel_queue_bridge.failures import encodable
+from otel_queue_bridge.failures import LONGEST, encodable
 from otel_queue_bridge.instruments import SCOPE
 
 if TYPE_CHECKING:
@@ -158,6 +158,9 @@ class Tracing:
             _add(attributes, semconv.TASK_ATTEMPT, task.attempt)
         if task.priority is not None:
             _add(attributes, semconv.TASK_PRIORITY, task.priority)
+        schedule = task.schedule or origin.schedule
+        if schedule:
+            _add(attributes, semconv.TASK_SCHEDULE, schedule[:LONGEST])
         if task.batch:
             attributes[semconv.MESSAGING_BATCH_MESSAGE_COUNT] = len(task.batch)
         if step is semconv.EXECUTE and origin.due is not None:

@@ -23,6 +23,7 @@ ROWS = [
     {"propagation", "instruments", "versions"},
     {"tracing", "metrics"},
     {"operation"},
+    {"labels"},
     {"patching", "forks"},
     {"greenlets"},
     {"bridge"},

@@ -26,6 +26,8 @@ EXAMPLES = {
     "queues": (None, "celery, rq", ("celery", "rq"), ["celery", "rq"], [], "queue libraries"),
     "naming": ("task", "system", "system", "system", ["System!", "tasks"], "task, system, messag"),
     "relation": ("child", "link", "link", "link", ["parent"], "child, link, none"),
+    "linked_tasks": ((), "a.*,b", ("a.*", "b"), ["a.*", "b"], [], "globs"),
+    "retries": ("child", "link", "link", "link", ["none"], "child, link"),
     "link_after": (None, "90", 90.0, 90, ["-1", "soon", "nan", "inf"], "number of seconds"),
     "dispatch_spans": (True, "false", False, False, ["no way", "2"], "true and false"),
     "metrics": (True, "false", False, False, ["off"], "true and false"),

@@ -162,6 +162,7 @@ def test_the_global_propagator_may_be_set_after_us():
 # Whatever a stranger sent
 
 FIELDS = ["traceparent", "Traceparent", "tracestate", "baggage", "otel-submitted", "otel-planned"]
+FIELDS += ["otel-relation", "otel-schedule", "otel-labels"]
 OURS = {*map(str.lower, FIELDS), "otel-dispatched"}
 TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 junk = st.recursive(

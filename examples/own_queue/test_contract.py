@@ -28,4 +28,4 @@ def library(tmp_path_factory):
 
 
 class TestOwnQueue(AdapterContract):
-    lacks: ClassVar = {"dead": "it keeps no job that failed"}
+    lacks: ClassVar = {"dead": "it keeps no job that failed", "schedule": "it has no schedules"}

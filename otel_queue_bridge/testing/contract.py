@@ -41,6 +41,8 @@ def _several(rig: Rig) -> dict[str, str]:
         "exception_messages": "false",
         "excluded_tasks": rig.task_name("exclude?"),
         "link_after": "1",
+        "linked_tasks": rig.task_name("link*"),
+        "retries": "link",
     }
 
 
@@ -458,12 +460,30 @@ class AdapterContract:
         assert execute.links == ()
         assert spans[-1].attributes["user"] == "alice"
 
+    @pytest.mark.parametrize("asked", ["child", "none"])
+    def test_a_block_decides_whatever_the_worker_says(self, rig: Rig, asked: str) -> None:
+        run = rig.run("ok", options={"relation": "link"}, relation=asked)
+        self._belongs(run, asked)
+
     def test_relation_none_leaves_two_traces(self, rig: Rig) -> None:
         run = rig.run("ok", options={"relation": "none"})
         (dispatch,) = run.spans("dispatch")
         (submit,) = run.spans("submit")
         assert (dispatch.parent_id, dispatch.links) == ("", ())
         assert dispatch.trace_id != submit.trace_id
+
+    def test_what_a_block_links_is_linked_by_a_worker_without_options(self, rig: Rig) -> None:
+        self._belongs(rig.run("ok", relation="link"), "link")
+
+    def _belongs(self, run: Run, relation: str, operation: str = "dispatch") -> None:
+        """Check how what follows the submit belongs to it."""
+        (submit,), (first,), (execute,) = map(run.spans, ("submit", operation, "execute"))
+        assert (first.trace_id == submit.trace_id) == (relation == "child")
+        assert first.parent_id == (submit.span_id if relation == "child" else "")
+        links = [submit.span_id] if relation == "link" else []
+        assert [link.span_id for link in first.links] == links
+        assert execute.trace_id == first.trace_id
+        assert submit.parent_id
 
     def test_without_dispatch_spans_execute_hangs_under_submit(self, rig: Rig) -> None:
         spans = rig.run("span", options=_JAEGER).spans(count=4)
@@ -479,6 +499,13 @@ class AdapterContract:
         (execute,) = run.spans("execute")
         assert execute.parent_id == ""
         assert [link.span_id for link in execute.links] == [submit.span_id]
+
+    @pytest.mark.parametrize("asked", ["child", "none"])
+    def test_without_dispatch_spans_it_is_execute_that_obeys_a_block(
+        self, rig: Rig, asked: str
+    ) -> None:
+        options = {"dispatch_spans": "false", "relation": "link"}
+        self._belongs(rig.run("ok", options=options, relation=asked), asked, "execute")
 
     def test_instrumented_in_code_after_the_import(self, rig: Rig) -> None:
         self._chain_of_five(rig, caller="late", worker="late")
@@ -559,6 +586,23 @@ class AdapterContract:
         counts = rig.counts("excluded", {"success": 1}, by=rig.services(options=_several(rig)))
         assert counts["success"] == excluded.executed  # which is twice, if the library repeats it
 
+    def test_a_linked_task_is_linked_whatever_relation_says(self, rig: Rig) -> None:
+        self._belongs(rig.run("linked", options=_several(rig)), "link")
+
+    @_row("retry")
+    def test_a_linked_retry_starts_a_trace_at_its_submit(self, rig: Rig) -> None:
+        run = rig.run("retry", options=_several(rig))
+        first, second = run.spans("execute", count=2)
+        submits = run.spans("submit", count=2)
+        dispatch = run.spans("dispatch", count=2)[1]
+        assert submits[1].parent_id == ""
+        assert submits[1].trace_id != first.trace_id
+        assert [(link.trace_id, link.span_id) for link in submits[1].links] == [
+            (first.trace_id, first.span_id)
+        ]
+        assert (dispatch.parent_id, dispatch.links) == (submits[1].span_id, ())
+        assert (second.trace_id, second.parent_id) == (submits[1].trace_id, dispatch.span_id)
+
     @_row("delay")
     def test_a_long_planned_delay_links(self, rig: Rig) -> None:
         run = rig.run("span", options=_several(rig), delay=3)
@@ -575,6 +619,27 @@ class AdapterContract:
         run = rig.run("ok", caller="hooked", worker="hooked")
         for operation in ("submit", "execute"):
             assert run.spans(operation)[0].attributes["hook"] == rig.task_name("ok")
+
+    def test_names_and_attributes_of_the_users_are_the_same_on_both_sides(self, rig: Rig) -> None:
+        run = rig.run("echo", "acme", caller="hooked", worker="hooked", hidden="s3cr3t")
+        for operation in _OPERATIONS:
+            (span,) = run.spans(operation)
+            assert span.name == f"{operation} echo acme"
+            assert span.attributes["task.name"] == "echo acme"
+        expected = {"submitted": 1, "dispatched": 1, "success": 1, "duration": 1, "wait": 1}
+        assert rig.counts("echo acme", expected) == expected
+        for name in ("submitted", "dispatched", "completed", "duration", "wait"):
+            (point,) = rig.points(f"task.{name}", "echo acme")
+            assert point.attributes["tenant"] == "acme"
+
+    @_row("schedule")
+    def test_a_run_of_a_schedule_names_it_in_every_span(self, rig: Rig) -> None:
+        run = rig.run("ok", schedule="every night")
+        for operation in _OPERATIONS:
+            (span,) = run.spans(operation)
+            assert span.attributes["task.schedule"] == "every night"
+        (submit,) = rig.run("ok").spans("submit")
+        assert "task.schedule" not in submit.attributes
 
     def test_what_is_not_sampled_is_counted_and_runs(self, rig: Rig) -> None:
         options = {"OTEL_TRACES_SAMPLER": "always_off"}

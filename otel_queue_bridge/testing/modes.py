@@ -14,6 +14,7 @@ import runpy
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, trace
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from otel_queue_bridge.adapter import Task
+    from otel_queue_bridge.adapter import Arguments, Task
 
 
 def main(mode: str, app: str, command: list[str]) -> None:
@@ -50,7 +51,9 @@ def prepare(mode: str, app: str, left: list[str]) -> ModuleType:
     if mode == "broken":
         setattr(operation.Operations, "_open", None)  # noqa: B010 - the private heart of it, on purpose
     if mode == "hooked":
-        otel_queue_bridge.instrument(submit_hook=note, execute_hook=note)
+        otel_queue_bridge.instrument(
+            submit_hook=note, execute_hook=note, task_name=name, metric_attributes=tenant
+        )
     if mode in ("early", "undone", "undoable", "forking"):
         otel_queue_bridge.instrument()
     module = importlib.import_module(app)
@@ -71,6 +74,26 @@ def prepare(mode: str, app: str, left: list[str]) -> ModuleType:
 
 def note(span: Span, task: Task) -> None:
     span.set_attribute("hook", task.name)
+
+
+def name(task: Task) -> str | None:
+    """Name the task `echo` by what it is called with."""
+    if not task.name.endswith("echo"):
+        return None
+    assert task.arguments is not None
+    return f"echo {_shown(task.arguments())}"
+
+
+def tenant(task: Task) -> dict[str, str | bool | int]:
+    """Tell for whom the task `echo` runs."""
+    if not task.name.endswith("echo"):
+        return {}
+    assert task.arguments is not None
+    return {"tenant": _shown(task.arguments())}
+
+
+def _shown(arguments: Arguments) -> str:
+    return str((*arguments.args, arguments.kwargs.get("shown"))[0])
 
 
 def places() -> Iterator[tuple[str, object]]:
@@ -109,13 +132,16 @@ def undo_files(folder: Path) -> tuple[Path, Path]:
 
 
 def submit(module: ModuleType, task: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Submit one task inside a span of the caller's own."""
+    """Submit one task inside a span of the caller's own, and perhaps inside `relation()`."""
+    asked = kwargs.pop("relation", None)
+    block = nullcontext() if asked is None else otel_queue_bridge.relation(asked)
     tracer = trace.get_tracer("user")
     answer = {"id": "", "error": ""}
     attach(baggage.set_baggage("user", "alice"))
     with tracer.start_as_current_span("caller") as span:
         try:
-            answer["id"] = module.submit(task, *args, **kwargs)
+            with block:
+                answer["id"] = module.submit(task, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the test asks which
             answer["error"] = type(error).__name__
             with tracer.start_as_current_span("after"):

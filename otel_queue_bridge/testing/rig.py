@@ -171,6 +171,8 @@ class Rig:
         code broken (broken), have hooks (hooked), an SDK but no instrumentation (bare), or the
         instrumentation but no SDK (off). A caller may have no broker (unreachable), or submit in
         forked children (forking).
+
+        What else there is goes to the app's `submit`, except `relation`: the block to submit in.
         """
         self.work(worker, options=options)
         _, asked = self._caller(caller, _variables(options))
@@ -272,13 +274,16 @@ class Rig:
     def points(
         self, metric: str, task: str = "", *, by: Collection[str] | None = None
     ) -> list[Point]:
-        """Return what was last said of a metric of this library, of one task or of all."""
+        """Return what was last said of a metric of this library, of one task or of all.
+
+        The task may go by its function's name, or by the name that metrics have.
+        """
         return [
             point
             for point in self.receiver.latest()
             if point.metric == metric
             and point.attributes.get("messaging.system") == self.system
-            and (not task or point.attributes.get("task.name") == self.task_name(task))
+            and (not task or point.attributes.get("task.name") in (task, self.task_name(task)))
             and (by is None or point.service in by)
         ]
 

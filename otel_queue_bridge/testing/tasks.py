@@ -3,11 +3,12 @@
     for function in tasks.functions(current=the_running_tasks_id, submit=submit):
         queue.task(function, retries=int(function.__name__ in tasks.RETRIED))
 
-    def submit(task, *args, delay=0, cancelled=False, **kwargs):
+    def submit(task, *args, delay=0, cancelled=False, schedule="", **kwargs):
         return queue.send(task, args, kwargs).id
 
 `delay` is a planned start in so many seconds. What is `cancelled` reaches a worker, and is not to
-run: it has expired, say. Both are passed only in rows that need them.
+run: it has expired, say. What has a `schedule` is submitted once by a schedule of that name, as the
+library itself would do when the time has come. All are passed only in rows that need them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def functions(
 
     bodies: dict[str, Callable[..., Any]] = {
         **dict.fromkeys(
-            ("ok", "counted", "excluded", "waiting", "shared", "cancelled", "undone"), _nothing
+            ("ok", "counted", "excluded", "waiting", "shared", "cancelled", "undone", "linked"),
+            _nothing,
         ),
         **dict.fromkeys(("fail", "failing"), _fail),
         **dict.fromkeys(sorted(RETRIED), again),

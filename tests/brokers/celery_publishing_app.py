@@ -24,7 +24,7 @@ app.conf.update(
         Queue("celery", Exchange("celery"), "celery"),
         Queue("mail", Exchange("events", type="topic"), "mail.#"),
     ],
-    beat_schedule={"tick": {"task": "tick", "schedule": 1.0}},
+    beat_schedule={"every second": {"task": "tick", "schedule": 1.0}},
 )
 if BROKER.startswith("amqp"):
     app.conf.broker_transport_options = {"confirm_publish": True}

@@ -213,3 +213,5 @@ def test_every_run_of_beat_is_a_trace_of_its_own(
     path = paths(spans, lambda span: span.name)
     for trace in complete(spans):
         assert sorted(path[s.span_id] for s in spans if s.trace_id == trace) == sorted(task("tick"))
+    schedules = {span.attributes.get("task.schedule") for span in spans if " tick" in span.name}
+    assert schedules == {"every second"}

@@ -329,6 +329,8 @@ def test_a_run_of_a_periodic_task_is_a_trace_of_its_own(fleet: Fleet, lone: Plan
         spans = fleet.spans(lambda span, trace=trace: span.trace_id == trace, 4)
         assert outline(spans) == ["submit", "  dispatch", "    execute success", "      inner"]
         assert {span.service for span in spans} == {lone.name}
+        schedules = [span.attributes.get("task.schedule") for span in spans]
+        assert schedules == ["tick", "tick", "tick", None]  # the last is the user's own span
     expected = {"submitted": 2, "dispatched": 2, "completed success": 2}
     assert in_flow(fleet.counts(expected, "tick")) == expected
 

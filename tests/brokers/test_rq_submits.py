@@ -168,6 +168,15 @@ def test_attempts_are_counted_for_retries_alone(submitted: Submitted, way: str) 
     assert set(attempts) == ({1, 2} if way in SUBMITTED_AGAIN else {1})
 
 
+SCHEDULES = {"repeat": f"{APP}.a", "cron job": f"{APP}.tells", "cron scheduler": f"{APP}.a"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_runs_of_a_schedule_name_it(submitted: Submitted, way: str) -> None:
+    schedules = {s.attributes.get("task.schedule") for s in submitted.of(way) if s.scope == SCOPE}
+    assert schedules == {SCHEDULES.get(way)}
+
+
 def test_what_was_submitted_was_completed_and_counted_once(submitted: Submitted) -> None:
     expected: Counter[str] = Counter()
     spans = [span for span in submitted.spans if span.scope == SCOPE]

@@ -1,5 +1,7 @@
 """The contract, on Dramatiq with worker processes of its own."""
 
+from typing import ClassVar
+
 import pytest
 
 from otel_queue_bridge.testing.contract import AdapterContract
@@ -28,4 +30,4 @@ def library(request: pytest.FixtureRequest) -> Library:
 
 
 class TestDramatiq(AdapterContract):
-    pass
+    lacks: ClassVar = {"schedule": "it has no schedules"}

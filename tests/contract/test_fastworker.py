@@ -38,6 +38,7 @@ class TestFastWorker(AdapterContract):
     lacks: ClassVar = {
         "retry": "`Task.max_retries` is read by nobody (0.3.0)",
         "cancel": "it cannot cancel a task",
+        "schedule": "only the control plane has one: see tests/brokers",
         "forking": "a client of nng does not outlive a fork: its threads are not there",
         "dead": "it keeps no task that failed",
         "oldest": "it begins every task at once",

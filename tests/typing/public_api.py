@@ -13,7 +13,17 @@ def hook(span: Span, task: Task) -> None:
     span.set_attribute("shop.task", task.name)
 
 
+def name(task: Task) -> str | None:
+    return None if task.arguments is None else str(task.arguments().kwargs["job"])
+
+
+def attributes(task: Task) -> dict[str, str | bool | int]:
+    return {"shop.team": task.name.partition(".")[0], "shop.urgent": task.priority == "high"}
+
+
 otel_queue_bridge.instrument()
+with otel_queue_bridge.relation("link"):
+    pass
 otel_queue_bridge.instrument("celery", relation="link")
 otel_queue_bridge.instrument(
     "celery",
@@ -21,6 +31,8 @@ otel_queue_bridge.instrument(
     queues=["celery", "rq"],
     naming="system",
     relation="none",
+    linked_tasks=["report.*"],
+    retries="link",
     link_after=60,
     dispatch_spans=False,
     metrics=True,
@@ -41,6 +53,8 @@ otel_queue_bridge.instrument(
     meter_provider=MeterProvider(),
     submit_hook=hook,
     execute_hook=hook,
+    task_name=name,
+    metric_attributes=attributes,
 )
 otel_queue_bridge.uninstrument()
 otel_queue_bridge.uninstrument("celery", "rq")

@@ -60,6 +60,7 @@ adapter = Adapter(
         Hook("celery.concurrency.base:BasePool.start", pool.open_pool),
         Hook("celery.concurrency.base:BasePool.stop", pool.close_pool),
         Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),
+        Hook("celery.beat:Scheduler.apply_async", beat.submit, overrides=True),
         Hook("celery.beat:_Process.start", beat.start, optional=True),
         Hook("celery.platforms:close_open_fds", beat.keep_line),
         Hook("celery_batches:Batches.flush", batches.flush, optional=True),

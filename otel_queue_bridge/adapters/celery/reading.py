@@ -7,7 +7,7 @@ import weakref
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_queue_bridge.adapter import Task
+from otel_queue_bridge.adapter import Arguments, Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -30,7 +30,9 @@ _brokers: weakref.WeakKeyDictionary[Any, _Broker] = weakref.WeakKeyDictionary()
 
 
 def requested(request: Any) -> Task:
-    return task_of(request.app, request.type, request.id, request.request_dict)
+    task = task_of(request.app, request.type, request.id, request.request_dict)
+    task.arguments = lambda: Arguments(request.task.run, request.args, request.kwargs)
+    return task
 
 
 def task_of(app: Any, name: str, task_id: str, request: MutableMapping[str, Any]) -> Task:

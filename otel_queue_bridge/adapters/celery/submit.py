@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import Arguments, Call, Recorder, Task
+from otel_queue_bridge.adapters.celery import beat
 from otel_queue_bridge.adapters.celery.reading import attributes, epoch, queue, server, transport
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         eta=epoch(facts.get("eta"), amqp.app),
         server=server(amqp.app),
         transport=transport(amqp.app),
+        schedule=beat.entry.get(),
         attributes=attributes({**facts, "reply_to": properties.get("reply_to")}),
         arguments=lambda: _published_arguments(amqp.app, name, body),
     )

@@ -148,5 +148,6 @@ def repeat(call: Call, recorder: Recorder) -> None:
     carried: dict[str, Any] = {}
     submitted = task_of(task, call.instance)
     submitted.carrier, submitted.attempt = carried, 1
+    submitted.schedule = task.name  # periodic tasks have no other name
     with recorder.submit(submitted):
         carrier.put(task, carried)

@@ -58,5 +58,6 @@ adapter = Adapter(
             for name in work.SCHEDULING
         ),
         Hook("rq.cron:CronScheduler.heartbeat", poll, optional=True),
+        Hook("rq.cron:CronJob.enqueue", submit.cron, optional=True),
     ),
 )

@@ -36,6 +36,9 @@ within: ContextVar[tuple[Cause, Any, int] | None] = ContextVar(
 """What this context is doing, with which job or jobs, and which attempt is next."""
 _NOTHING: tuple[Cause | None, Any, int] = (None, None, 1)
 
+_cron_job: ContextVar[str | None] = ContextVar("otel_queue_bridge.rq.cron_job", default=None)
+"""Name of the cron job that is being enqueued."""
+
 
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     job = call.argument(0, "job")
@@ -77,6 +80,9 @@ def _submit(
         task.rerun_of = written[SET_UP] = set_up(held)
     written[NAME] = task.name
     task.carrier, task.attempt = written, number
+    task.schedule = _cron_job.get()
+    if task.schedule is None and getattr(job, "repeats_left", None) is not None:
+        task.schedule = task.name  # a `Repeat` has no name
     when = call.argument(1, "datetime")
     task.eta = when.timestamp() if hasattr(when, "timestamp") else None
     operation = recorder.submit(task)
@@ -150,6 +156,14 @@ def _retry(job: Any) -> Generator[None, None, None]:
     token = within.set(("retry", job, next_attempt(job) + 1))
     yield
     within.reset(token)
+
+
+def cron(call: Call, _: Recorder) -> Generator[None, None, None]:
+    cron_job = call.instance
+    # RQ before 3.0 has no names for them; later the function's is the default.
+    token = _cron_job.set(str(getattr(cron_job, "name", None) or cron_job.func_name))
+    yield
+    _cron_job.reset(token)
 
 
 def promote(_: Call, __: Recorder) -> Generator[None, None, None]:

@@ -1,6 +1,7 @@
 """The contract's tasks on Celery."""
 
 from celery import Celery, current_task
+from celery.beat import ScheduleEntry, Scheduler
 
 from otel_queue_bridge.testing import tasks
 
@@ -16,7 +17,17 @@ app.conf.update(
 AGAIN = {"autoretry_for": (tasks.BoomError,), "max_retries": 1, "default_retry_delay": 0}
 
 
-def submit(name: str, *args: str, delay: float = 0, cancelled: bool = False, **kwargs: str) -> str:
+def submit(
+    name: str,
+    *args: str,
+    delay: float = 0,
+    cancelled: bool = False,
+    schedule: str = "",
+    **kwargs: str,
+) -> str:
+    if schedule:
+        entry = ScheduleEntry(schedule, name, schedule=60, args=args, kwargs=kwargs, app=app)
+        return str(Scheduler(app, lazy=True).apply_async(entry).id)
     expires = -1 if cancelled else None
     return str(app.tasks[name].apply_async(args, kwargs, countdown=delay, expires=expires).id)
 

@@ -10,7 +10,12 @@ from otel_queue_bridge.testing import tasks
 queue = Queue("contract", connection=Redis.from_url(tasks.BROKER))
 
 
-def submit(name: str, *args: str, delay: float = 0, **kwargs: str) -> str:
+def submit(name: str, *args: str, delay: float = 0, schedule: str = "", **kwargs: str) -> str:
+    if schedule:
+        from rq.cron import CronJob  # RQ 2.0 has none
+
+        cron_job = CronJob(queue.name, globals()[name], interval=60, name=schedule)
+        return str(cron_job.enqueue(queue.connection).id)
     function = f"{__name__}.{name}"
     again = Retry(max=1) if name in tasks.RETRIED else None
     if delay:
@@ -20,4 +25,5 @@ def submit(name: str, *args: str, delay: float = 0, **kwargs: str) -> str:
 
 
 for one in tasks.functions(current=lambda: get_current_job().id, submit=submit):
+    one.__module__ = __name__
     globals()[one.__name__] = one
