@@ -17,7 +17,6 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from dashboards.names import (
     BUSY,
     DEAD,
-    DELAYED,
     ERROR,
     OLDEST,
     QUEUE,
@@ -214,9 +213,10 @@ def _backlog(ask: Queries, legend: str) -> list[Callable[[], Panel]]:
         ),
         lambda: _lines(
             "Delayed",
-            "How many tasks are not ready yet: an ETA, a retry's pause, a dependency?",
+            "How many tasks are not ready yet: an ETA, a retry's pause, a dependency? Of Dramatiq on"
+            " RabbitMQ it shows the worker that holds most.",
             NUMBER,
-            (ask.queue(DELAYED), legend),
+            (ask.delayed(), legend),
         ),
         lambda: _lines(
             "Dead",

@@ -93,11 +93,17 @@ class Names(NamedTuple):
             found |= {self.status, ERROR}
         return found
 
-    def select(self, metric: Metric, matchers: dict[str, str], part: str = "") -> str:
-        """Return a selector; a matcher is for the metrics that have its label, `=~"x"` say."""
+    def select(
+        self, metric: Metric, matchers: dict[str, str], part: str = "", also: tuple[str, ...] = ()
+    ) -> str:
+        """Return a selector; a matcher is for the metrics that have its label, `=~"x"` say.
+
+        What is in `also` is whole matchers, of labels that may have one already.
+        """
         name = self.series(metric, part)
         known = self.labels(metric)
-        listed = self._guarded({key: value for key, value in matchers.items() if key in known})
+        chosen = {key: value for key, value in matchers.items() if key in known}
+        listed = [*self._guarded(chosen), *also]
         if ".+" not in name:
             return f"{name}{_selector(listed)}"
         if re.fullmatch(name, Names("task").series(metric, part)):

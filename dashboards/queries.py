@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from dashboards.names import QUEUE, SYSTEM, TASK, Names
+from dashboards.names import DELAYED, QUEUE, SYSTEM, TASK, Names
 from otel_queue_bridge.semconv import COMPLETED, DISPATCHED, DURATION, RETRIED, SUBMITTED
 
 if TYPE_CHECKING:
     from otel_queue_bridge.semconv import Metric, Naming
 
 BY_SYSTEM, BY_QUEUE, BY_TASK = SYSTEM, f"{SYSTEM}, {QUEUE}", f"{SYSTEM}, {TASK}"
+HELD = (f'{SYSTEM}="celery"', f'{QUEUE}!="celery_delayed"')  # this one is RabbitMQ's
 FAILED = '=~"failure|rejected"'
 
 
@@ -79,6 +80,11 @@ class Queries:
     def queue(self, metric: Metric) -> str:
         """Each worker process reports the whole queue: they are equal, but for their age."""
         return f"max by ({BY_QUEUE}) ({self.select(metric)})"
+
+    def delayed(self) -> str:
+        """As `queue`; but each Celery worker itself holds its tasks with an ETA, and these add up."""
+        held = self.names.select(DELAYED, self._matchers, also=HELD)
+        return f"sum by ({BY_QUEUE}) ({held}) or {self.queue(DELAYED)}"
 
 
 def ratio(part: str, whole: str) -> str:
