@@ -213,8 +213,8 @@ def _backlog(ask: Queries, legend: str) -> list[Callable[[], Panel]]:
         ),
         lambda: _lines(
             "Delayed",
-            "How many tasks are not ready yet: an ETA, a retry's pause, a dependency? Of Dramatiq on"
-            " RabbitMQ it shows the worker that holds most.",
+            "How many tasks are not ready yet: an ETA, a retry's pause, a dependency? Of Dramatiq"
+            " on RabbitMQ it shows the worker that holds most.",
             NUMBER,
             (ask.delayed(), legend),
         ),

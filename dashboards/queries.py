@@ -82,7 +82,7 @@ class Queries:
         return f"max by ({BY_QUEUE}) ({self.select(metric)})"
 
     def delayed(self) -> str:
-        """As `queue`; but each Celery worker itself holds its tasks with an ETA, and these add up."""
+        """As `queue`; but each Celery worker holds tasks for their ETA, and these add up."""
         held = self.names.select(DELAYED, self._matchers, also=HELD)
         return f"sum by ({BY_QUEUE}) ({held}) or {self.queue(DELAYED)}"
 
