@@ -276,6 +276,10 @@ def test_dashboards_and_alerts(fleet: Fleet) -> None:
     # RQ forks for each of them: on a slow machine they wait.
     fires("TaskFailures", "TaskRetryStorm", "TaskDeadLetters", also=("TaskWaitLong",))
 
+    # What waited then is a backlog, too: a growth begins low.
+    for names in (Names("task"), Names("system")):
+        waited = f"max_over_time({names.select(DEPTH, {})}[30s])"
+        wait_until(lambda waited=waited: all(n < 5 for _, n in prometheus.query(waited)))
     fleet.submit("block", 2)
     fleet.submit("succeed", 60)
     fires(
