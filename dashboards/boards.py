@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grafana_foundation_sdk.builders import common as options
@@ -69,8 +68,8 @@ class Panel:
     unit: str
     queries: list[Query]
     kind: str = "timeseries"
-    links: dict[str, str] = field(default_factory=dict)
-    """The dashboard that a table's column leads to."""
+    opens: str = ""
+    """The variable whose column of a table leads to the dashboard of the same name."""
 
 
 @dataclass
@@ -156,7 +155,7 @@ def _overview(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
                 NUMBER,
                 list(_columns(ask, BY_QUEUE)),
                 kind="table",
-                links={QUEUE: "queue"},
+                opens="queue",
             ),
         ],
         "Flow": [
@@ -289,7 +288,7 @@ def _queue(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
                 NUMBER,
                 list(_columns(ask, BY_TASK)),
                 kind="table",
-                links={TASK: "task"},
+                opens="task",
             ),
         ],
     }
@@ -569,20 +568,14 @@ def _as_table(drawn: Any, panel: Panel, naming: Naming) -> None:
     for query in columns.values():
         unit = dashboard.DynamicConfigValue(id_val="unit", value=query.unit)
         drawn.override_by_name(query.legend, [unit])
-    for label, key in panel.links.items():
-        name = next(name for name, known in VARIABLES.items() if known == label)
-        chosen = "&".join(
-            f"var-{other}=${{__data.fields.{other.capitalize()}}}" for other in ("system", name)
-        )
-        kept = "${datasource:queryparam}&${__url_time_range}"
-        link = {"title": f"Open this {key}", "url": f"/d/{uid(naming, key)}?{chosen}&{kept}"}
-        drawn.override_by_name(
-            name.capitalize(), [dashboard.DynamicConfigValue(id_val="links", value=[link])]
-        )
-
-
-def expressions(made: str) -> Iterator[tuple[str, str]]:
-    """Yield the title of each panel in a dashboard's JSON, and each of its expressions."""
-    for panel in json.loads(made)["panels"]:
-        for target in panel.get("targets", ()):
-            yield panel["title"], target["expr"]
+    chosen = "&".join(
+        f"var-{name}=${{__data.fields.{name.capitalize()}}}" for name in ("system", panel.opens)
+    )
+    kept = "${datasource:queryparam}&${__url_time_range}"
+    link = {
+        "title": f"Open this {panel.opens}",
+        "url": f"/d/{uid(naming, panel.opens)}?{chosen}&{kept}",
+    }
+    drawn.override_by_name(
+        panel.opens.capitalize(), [dashboard.DynamicConfigValue(id_val="links", value=[link])]
+    )

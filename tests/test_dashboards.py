@@ -283,6 +283,15 @@ def test_each_alert_has_a_section_in_the_runbook() -> None:
         assert alert.section.partition("#")[2] in known
 
 
+def test_the_list_of_alerts_is_that_of_the_rules() -> None:
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(#\w+\) \|.*\| (\d+) min \| (\w+) \|$",
+        (ROOT / RUNBOOK).read_text(),
+        re.MULTILINE,
+    )
+    assert rows == [(alert.name, str(alert.lasts // 60), alert.severity) for alert in ALERTS]
+
+
 def test_promql_to_copy_is_right() -> None:
     blocks = re.findall(r"```promql\n(.*?)```", (ROOT / RUNBOOK).read_text(), re.DOTALL)
     assert blocks

@@ -12,6 +12,7 @@ import pytest
 from dashboards.names import (
     BUSY,
     DEAD,
+    DELAYED,
     NAMINGS,
     OF_QUEUES,
     OLDEST,
@@ -20,6 +21,7 @@ from dashboards.names import (
     TASK,
     Names,
 )
+from dashboards.queries import Queries
 from dashboards.rules import ALERTS, Alert, rules
 from otel_queue_bridge.semconv import (
     COMPLETED,
@@ -333,6 +335,48 @@ def test_what_others_call_the_same_fires_nothing(naming: Naming, tmp_path: Path)
         "alert_rule_test": fires(naming, {minute: {} for minute in (20, 60)}),
     }
     run(tmp_path, naming, [test])
+
+
+def test_how_processes_add_up(tmp_path: Path) -> None:
+    """Workers add up, queues do not, and of what is delayed only what Celery's workers hold."""
+    names, ask = Names("task"), Queries("task")
+
+    def labels(system: str, queue: str | None, *more: str) -> str:
+        queues = [f'{QUEUE}="{queue}"'] if queue else []
+        return "{" + ", ".join([f'{SYSTEM}="{system}"', *queues, *more]) + "}"
+
+    readings = [
+        (WORKERS, "celery", None, 4),
+        (DEPTH, "celery", "low", 5),
+        (DELAYED, "celery", "low", 6),
+        (DELAYED, "celery", "celery_delayed", 7),
+        (DELAYED, "rq", "low", 8),
+    ]
+    series = [
+        {
+            "series": names.series(metric) + labels(system, queue, f'job="{job}"'),
+            "values": steady(value),
+        }
+        for metric, system, queue, value in readings
+        for job in ("one", "other")
+    ]
+    answers = {
+        ask.workers(WORKERS): {("celery", None): 8},
+        ask.queue(DEPTH): {("celery", "low"): 5},
+        ask.delayed(): {("celery", "low"): 12, ("celery", "celery_delayed"): 7, ("rq", "low"): 8},
+    }
+    questions = [
+        {
+            "expr": expression,
+            "eval_time": "9m",
+            "exp_samples": [
+                {"labels": labels(*group), "value": value} for group, value in expected.items()
+            ],
+        }
+        for expression, expected in answers.items()
+    ]
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": questions}
+    run(tmp_path, "task", [test])
 
 
 def test_all_times_can_be_shorter() -> None:

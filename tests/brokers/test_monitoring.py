@@ -6,7 +6,8 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -225,6 +226,15 @@ def queues(prometheus: Prometheus, names: Names, metric: Metric, part: str = "")
     return {labels[QUEUE] for labels, _ in answers}
 
 
+@contextmanager
+def failing_with(missing: Collection[object]) -> Iterator[None]:
+    """Say what is still missing when the time is over."""
+    try:
+        yield
+    except TimeoutError:
+        pytest.fail(f"missing: {missing}")
+
+
 def test_dashboards_and_alerts(fleet: Fleet) -> None:
     prometheus = fleet.prometheus
     allowed: set[tuple[str, str, str]] = set()
@@ -232,7 +242,6 @@ def test_dashboards_and_alerts(fleet: Fleet) -> None:
     def fires(*alerts: str, also: tuple[str, ...] = ()) -> None:
         """Wait until these fire for each library; none does that had no cause so far."""
         allowed.update(everywhere(*alerts, *also))
-
         missing = everywhere(*alerts)
 
         def seen() -> bool:
@@ -242,10 +251,8 @@ def test_dashboards_and_alerts(fleet: Fleet) -> None:
             missing.difference_update(firing)  # one may have ended before another begins
             return not missing
 
-        try:
+        with failing_with(missing):
             wait_until(seen)
-        except TimeoutError:
-            pytest.fail(f"these do not fire: {missing}")
 
     def counted() -> int:
         """Return how many pairs of a vocabulary and a library have ended what there is."""
@@ -262,7 +269,14 @@ def test_dashboards_and_alerts(fleet: Fleet) -> None:
     for task in ("fail", "retry"):
         fleet.submit(task)
     allowed |= everywhere("TaskDeadLetters")
-    wait_until(lambda: not unanswered(prometheus), what="\n".join(unanswered(prometheus)))
+    lack: list[str] = []
+
+    def answered() -> bool:
+        lack[:] = unanswered(prometheus)
+        return not lack
+
+    with failing_with(lack):
+        wait_until(answered)
     assert prometheus.firing() <= allowed
     for names in map(Names, NAMINGS):
         assert queues(prometheus, names, SUBMITTED) == {"shop"}
