@@ -58,7 +58,7 @@ class Query:
     expression: str
     legend: str
     unit: str = ""
-    """Of a table's column; elsewhere the panel has one."""
+    """A column of a table has one; any other panel has one for all its lines."""
 
 
 @dataclass
@@ -212,8 +212,8 @@ def _backlog(ask: Queries, legend: str) -> list[Callable[[], Panel]]:
         ),
         lambda: _lines(
             "Delayed",
-            "How many tasks are not ready yet: an ETA, a retry's pause, a dependency? Of Dramatiq"
-            " on RabbitMQ it shows the worker that holds most.",
+            "How many tasks are not ready yet: an ETA, a retry's pause, a dependency? For"
+            " Dramatiq on RabbitMQ it shows the worker that holds most.",
             NUMBER,
             (ask.delayed(), legend),
         ),

@@ -26,7 +26,7 @@ class Over(NamedTuple):
 
 
 class Queries:
-    """Of one vocabulary; `matchers` say what of each metric is asked for, by label."""
+    """The questions in one vocabulary; `matchers` narrow them down, by label."""
 
     def __init__(self, naming: Naming, matchers: dict[str, str] | None = None) -> None:
         self.names = Names(naming)

@@ -20,8 +20,8 @@ RUNBOOK = "docs/monitoring.md"
 BY_QUEUE_AND_TASK = f"{BY_QUEUE}, {TASK}"
 MINUTE, HOUR = 60, 3600
 HEAD = """\
-# Alerts on task queues, for Prometheus and what evaluates the same rules.
-# Made by `otel-queue-bridge dashboards --naming {naming}`. Change thresholds here as you need.
+# Alerts for task queues. Made by `otel-queue-bridge dashboards --naming {naming}`.
+# Change the thresholds to fit your queues. What to do when one fires: docs/monitoring.md.
 groups:
   - name: otel-queue-bridge
     rules:
@@ -162,7 +162,7 @@ ALERTS = (
         "TaskBacklogGrowing",
         10 * MINUTE,
         "warning",
-        f"{NUMBER} tasks wait in {IN_QUEUE}, and they become more",
+        f"{NUMBER} tasks wait in {IN_QUEUE}, and their number grows",
         "See whether more is submitted, tasks run longer or workers are gone.",
         Rules.growing,
     ),
@@ -218,7 +218,7 @@ ALERTS = (
         "TaskNotCompleted",
         15 * MINUTE,
         "warning",
-        f"{PERCENT} of the submitted {of(TASK)} of {IN_SYSTEM} have not ended",
+        f"{PERCENT} of {of(TASK)} submitted to {IN_SYSTEM} in the last hour have not ended",
         "See whether they wait (depth, delayed) or run; if neither, they are lost.",
         Rules.lost,
     ),

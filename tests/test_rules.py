@@ -78,13 +78,13 @@ IN_QUEUE = "queue low of celery"
 FAILS = {"TaskFailures": f"20% of mail in {IN_QUEUE} fail"}
 GONE = {"TaskWorkersGone": "No worker of celery is left"}
 GROWING = {
-    "TaskBacklogGrowing": f"265 tasks wait in {IN_QUEUE}, and they become more",
+    "TaskBacklogGrowing": f"265 tasks wait in {IN_QUEUE}, and their number grows",
 }
-LOST = {"TaskNotCompleted": "50% of the submitted mail of celery have not ended"}
+LOST = {"TaskNotCompleted": "50% of mail submitted to celery in the last hour have not ended"}
 STUCK = {"TaskQueueStuck": f"2 tasks wait in {IN_QUEUE}, and none ends"}
 NOTHING_ENDS = {
     **STUCK,
-    "TaskNotCompleted": "100% of the submitted mail of celery have not ended",
+    "TaskNotCompleted": "100% of mail submitted to celery in the last hour have not ended",
 }
 STANDSTILL = {
     "submitted": rising(10, 60),
