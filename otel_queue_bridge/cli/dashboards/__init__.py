@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import argparse
 
 _NAMINGS = ("task", "system", "messaging")
-_DOCS = "docs/"
-"""How the alerts' links to the runbook begin, until they are written for somebody."""
+_RUNBOOK = "docs/monitoring.md"
+"""How the rules name it: as a file of the repository."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,5 +69,5 @@ def _linked(rules: str) -> str:
     for url in metadata("otel-queue-bridge").get_all("Project-URL") or ():
         name, _, address = url.partition(", ")
         if name == "Documentation":
-            return rules.replace(f"runbook_url: {_DOCS}", f"runbook_url: {address}/")
+            return rules.replace(_RUNBOOK, f"{address}/monitoring.md")
     return rules
