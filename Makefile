@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and the benchmarks
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs dist newest bench bench-worker bench-growth bench-latency bench-view
+.PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs dashboards dist newest bench bench-worker bench-growth bench-latency bench-view
 
 BIN := .venv/bin
 
@@ -58,6 +58,10 @@ recipes: .venv/installed-test
 docs: .venv/installed-test
 	@$(BIN)/python docs/generate.py
 
+# Write the dashboards and alerts that the package carries.
+dashboards: .venv/installed-test
+	@$(BIN)/python -m dashboards
+
 # Build what users download, and try it as they do: alone, in a fresh venv, outside of this folder.
 WHEEL := .venv-wheel
 dist: .venv/installed-dist
@@ -67,6 +71,7 @@ dist: .venv/installed-dist
 	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --clear --upgrade-deps $(WHEEL)
 	@$(WHEEL)/bin/python -m pip install -qq --disable-pip-version-check --no-compile dist/*.whl
 	@cd $(WHEEL) && bin/otel-queue-bridge --help
+	@cd $(WHEEL) && bin/otel-queue-bridge dashboards --out dashboards
 	@$(WHEEL)/bin/python -m pip install -qq --disable-pip-version-check --no-compile "$$(echo dist/*.whl)[demo]"
 	@cd $(WHEEL) && bin/otel-queue-bridge demo $(ARGS)
 

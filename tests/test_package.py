@@ -68,9 +68,10 @@ def test_with_an_address_links_and_pictures_are_absolute(tmp_path: Path) -> None
 def test_a_wheel_has_the_page_and_the_types(tmp_path: Path) -> None:
     with wheel(tmp_path, "") as built:
         names = set(built.namelist())
-    files = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "otel_queue_bridge/view/page").iterdir()
-    }
+    carried = ("view/page/*", "cli/dashboards/*/*.*")
+    package = ROOT / "otel_queue_bridge"
+    files = {str(path.relative_to(ROOT)) for names in carried for path in package.glob(names)}
+    files = {name for name in files if "__pycache__" not in name}
     assert names >= files | {"otel_queue_bridge/py.typed"}
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "docs/"))]
 

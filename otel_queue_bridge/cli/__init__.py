@@ -31,6 +31,7 @@ COMMANDS = {
     "demo": Command("send one web request through every queue and show its trace", "demo"),
     "view": Command("receive your own traces and show them in the browser", "view"),
     "doctor": Command("find out why traces or metrics are missing, and what to do", ""),
+    "dashboards": Command("write Grafana dashboards and Prometheus alerts", ""),
 }
 
 

@@ -1,0 +1,1 @@
+"""Writes what `otel-queue-bridge dashboards` copies: `make dashboards`. No user needs this."""
