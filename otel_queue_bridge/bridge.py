@@ -264,10 +264,9 @@ class Bridge:
 
     def relayed(self, *facts: Any) -> None:
         """Record what a child has counted."""
-        *plain, last = facts
-        if isinstance(last, list):  # JSON has no tuples
-            last = tuple(map(tuple, last))
-        self._measurements.record(*plain, last)
+        if isinstance(facts[-1], list):  # JSON has no tuples
+            facts = (*facts[:-1], tuple(map(tuple, facts[-1])))
+        self._measurements.record(*facts)
 
     def relay_spans(self, *, always: bool = False) -> None:
         wanted = always or self._child_export == "relay"
