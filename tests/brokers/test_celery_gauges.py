@@ -236,7 +236,9 @@ def test_a_place_whose_child_was_killed_is_not_busy(
         shop.env["APP_BROKER"] = "filesystem://"
         folder = tmp_path / "queues"
         folder.mkdir()
-        folders = dict.fromkeys(("data_folder_in", "data_folder_out"), str(folder))
+        folders = dict.fromkeys(
+            ("data_folder_in", "data_folder_out", "control_folder"), str(folder)
+        )
         conf["broker_transport_options"] = folders
     shop.env["APP_CONF"] = json.dumps(conf)
     shop.worker("-P", "prefork", "-c", "3")
