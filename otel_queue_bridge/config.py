@@ -137,8 +137,8 @@ ABOUT = {
     "dispatch_spans": "false: only submit and execute, two spans for a task",
     "metrics": "false: no metrics at all",
     "queue_depth": (
-        "whether workers read how many tasks wait; they do it on a separate connection, "
-        "within a second"
+        "whether workers read what waits in their queues: ready, delayed, dead, the oldest; they "
+        "do it on a separate connection, within a second"
     ),
     "excluded_tasks": (
         "tasks that get no spans and carry no trace; their metrics stay, except "

@@ -227,10 +227,21 @@ def test_places_that_run_a_task_are_busy(redis_shop: Watched, pool: str) -> None
     assert shop.last(WORKERS) == {"": 0}
 
 
-def test_a_place_whose_child_was_killed_is_not_busy(redis_shop: Watched) -> None:
-    """Celery itself lists the task as active for another ten seconds."""
-    shop = redis_shop
-    shop.worker("-P", "prefork", "-c", "3", APP_CONF=json.dumps({"worker_lost_wait": 600}))
+@pytest.mark.parametrize("loop", [True, False], ids=["event loop", "no event loop"])
+def test_a_place_whose_child_was_killed_is_not_busy(
+    redis_shop: Watched, tmp_path: Path, *, loop: bool
+) -> None:
+    shop, conf = redis_shop, {"worker_lost_wait": 600}
+    if not loop:
+        shop.env["APP_BROKER"] = "filesystem://"
+        folder = tmp_path / "queues"
+        folder.mkdir()
+        folders = dict.fromkeys(
+            ("data_folder_in", "data_folder_out", "control_folder"), str(folder)
+        )
+        conf["broker_transport_options"] = folders
+    shop.env["APP_CONF"] = json.dumps(conf)
+    shop.worker("-P", "prefork", "-c", "3")
     shop.block(2)
     shop.wait_for(BUSY, {"": 2})
     killed, left = (pid for kind, *_, pid in shop.notes() if kind == "gate")

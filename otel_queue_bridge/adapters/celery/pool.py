@@ -39,7 +39,8 @@ def _busy(pool: Any) -> int | None:
     """Count the places that run a task; None if that cannot be told of a user's own pool."""
     if not pool.uses_semaphore:
         return len(sys.modules["celery.worker.state"].active_requests)
-    # Of prefork, the children that live and have begun one. Celery notices a kill much later.
+    # Of prefork, the children that live and have begun one: Celery's own set lacks batches, and a
+    # pool without an event loop keeps the task of a killed child in it for ten seconds.
     try:
         children = pool._pool  # noqa: SLF001
         jobs = tuple(children._cache.values())  # noqa: SLF001
