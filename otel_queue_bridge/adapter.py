@@ -77,7 +77,7 @@ class Task:
     attributes: Mapping[str, AttributeValue] | None = None
     """What only this library has; each name begins with `{system}.`."""
     arguments: Callable[[], Arguments] | None = None
-    """Called only if the user listed some of this task's arguments to be captured."""
+    """Called only if the user captures arguments of this task, or by the user's own functions."""
     batch: Sequence[Task] = ()
     """The tasks that one execute runs at once: it is linked to each, and each is counted."""
     schedule: str | None = None
