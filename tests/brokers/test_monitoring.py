@@ -197,7 +197,7 @@ def unanswered(prometheus: Prometheus) -> list[str]:
                 ]
                 if COMING and set(about) & set(COMING):
                     continue
-                expression = re.sub(r"\$(system|queue|task)\b", ".+", target["expr"])
+                expression = re.sub(r'=~?"\$(system|queue|task)"', '=~".+"', target["expr"])
                 expression = expression.replace("$__rate_interval", WINDOW)
                 answers = [labels for labels, _ in prometheus.query(expression)]
                 systems = {labels[SYSTEM] for labels in answers if SYSTEM in labels} or set(SYSTEMS)
