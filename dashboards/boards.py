@@ -435,7 +435,11 @@ def boards(naming: Naming) -> dict[str, str]:
 
 
 def _build(board: Board, naming: Naming) -> dashboard.Dashboard | None:
-    matchers = {VARIABLES[name]: f'=~"${name}"' for name in board.variables}
+    # Grafana escapes what a pattern would mean only where a variable may have many values.
+    matchers = {
+        VARIABLES[name]: f'{"=" if name == board.single else "=~"}"${name}"'
+        for name in board.variables
+    }
     ask = Queries(naming, matchers)
     rows = {title: list(_possible(panels)) for title, panels in board.rows(ask).items()}
     if not any(rows.values()):
@@ -479,7 +483,7 @@ def _possible(panels: list[Callable[[], Panel]]) -> Iterator[Panel]:
 def _variable(
     name: str, board: Board, names: Names, before: tuple[str, ...]
 ) -> grafana.QueryVariable:
-    """Offer the values that both callers and workers report, under what was chosen before."""
+    """Offer the values that callers or workers report, for what is chosen before it."""
     chosen = {VARIABLES[other]: f'=~"${other}"' for other in before}
     reported = names.either((SUBMITTED, DISPATCHED), chosen)
     many = name != board.single

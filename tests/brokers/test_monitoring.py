@@ -33,6 +33,7 @@ FASTER = 60
 PAUSE = 0.3
 """Seconds between two looks: it evaluates once a second."""
 WINDOW = "15s"
+SHOP = {QUEUE: '="shop"'}
 QUEUES = {"shop", "shop.DQ", "shop.XQ"} if COMING else {"shop"}
 LACKS = {DEAD: {"celery"}}
 """The libraries that have nothing to report."""
@@ -196,7 +197,7 @@ def unanswered(prometheus: Prometheus) -> list[str]:
                 ]
                 if COMING and set(about) & set(COMING):
                     continue
-                expression = re.sub(r"\$(system|queue|task)\b", ".+", target["expr"])
+                expression = re.sub(r'=~?"\$(system|queue|task)"', '=~".+"', target["expr"])
                 expression = expression.replace("$__rate_interval", WINDOW)
                 answers = [labels for labels, _ in prometheus.query(expression)]
                 systems = {labels[SYSTEM] for labels in answers if SYSTEM in labels} or set(SYSTEMS)
@@ -292,7 +293,7 @@ def test_dashboards_and_alerts(fleet: Fleet) -> None:
 
     # What waited then is a backlog, too: a growth begins low.
     for names in (Names("task"), Names("system")):
-        waited = f"max_over_time({names.select(DEPTH, {})}[30s])"
+        waited = f"max_over_time({names.select(DEPTH, SHOP)}[30s])"
         wait_until(lambda waited=waited: all(n < 5 for _, n in prometheus.query(waited)))
     fleet.submit("block", 2)
     fleet.submit("succeed", 60)
