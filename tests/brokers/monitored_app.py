@@ -12,7 +12,7 @@ QUEUE = "shop"
 RETRIES = 5
 LOAD = 0.5
 """Seconds between two tasks of the load on each library."""
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a task that blocks ends, whatever becomes of the test."""
 URLS = json.loads(os.environ["APP_URLS"])
 SYSTEM = os.environ.get("APP_SYSTEM")
