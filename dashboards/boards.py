@@ -13,22 +13,15 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.names import (
-    BUSY,
-    DEAD,
-    ERROR,
-    OLDEST,
-    QUEUE,
-    SYSTEM,
-    TASK,
-    Nameless,
-    Names,
-)
+from dashboards.names import ERROR, QUEUE, SYSTEM, TASK, Nameless, Names
 from dashboards.queries import BY_QUEUE, BY_SYSTEM, BY_TASK, FAILED, Over, Queries
 from otel_queue_bridge.semconv import (
+    BUSY,
+    DEAD,
     DEPTH,
     DISPATCHED,
     DURATION,
+    OLDEST,
     SUBMIT_DURATION,
     SUBMITTED,
     WAIT,

@@ -10,12 +10,9 @@ from otel_queue_bridge.semconv import (
     COMPLETED,
     COUNTERS,
     DEPTH,
-    DISPATCHED,
     DURATION,
-    RETRIED,
-    SUBMIT_DURATION,
-    SUBMITTED,
-    WAIT,
+    READ_WITH,
+    RECORDED,
     WORKERS,
     Metric,
     Naming,
@@ -23,21 +20,8 @@ from otel_queue_bridge.semconv import (
 
 NAMINGS: tuple[Naming, ...] = ("task", "system", "messaging")
 
-# DESIGN 4 has these; once semconv.py has them too, these lines do nothing and can go.
-_DESIGNED = (
-    Metric("busy", "task.workers.busy", "workers.busy", "", "{worker}", ""),
-    Metric("delayed", "task.queue.delayed", "queue.delayed", "", "{task}", ""),
-    Metric("dead", "task.queue.dead", "queue.dead", "", "{task}", ""),
-    Metric("oldest", "task.oldest", "tasks.oldest", "", "s", ""),
-)
-_KNOWN = {known.task: known for known in vars(semconv).values() if isinstance(known, Metric)}
-BUSY, DELAYED, DEAD, OLDEST = (_KNOWN.get(metric.task, metric) for metric in _DESIGNED)
-COMING = tuple(metric for metric in (BUSY, DELAYED, DEAD, OLDEST) if metric.task not in _KNOWN)
-"""What no adapter reports yet. Once it is empty, it can go, with what tests ask of it."""
-
-OF_WORKERS = (WORKERS, BUSY)
-OF_QUEUES = (DEPTH, DELAYED, DEAD, OLDEST)
-OF_TASKS = (SUBMITTED, DISPATCHED, COMPLETED, RETRIED, DURATION, WAIT, SUBMIT_DURATION)
+OF_WORKERS, OF_QUEUES = READ_WITH[WORKERS], READ_WITH[DEPTH]
+OF_TASKS = tuple(RECORDED.values())
 METRICS = (*OF_WORKERS, *OF_QUEUES, *OF_TASKS)
 
 

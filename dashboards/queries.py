@@ -7,8 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from dashboards.names import DELAYED, QUEUE, SYSTEM, TASK, Names
-from otel_queue_bridge.semconv import COMPLETED, DISPATCHED, DURATION, RETRIED, SUBMITTED
+from dashboards.names import QUEUE, SYSTEM, TASK, Names
+from otel_queue_bridge.semconv import (
+    COMPLETED,
+    DELAYED,
+    DISPATCHED,
+    DURATION,
+    RETRIED,
+    SUBMITTED,
+)
 
 if TYPE_CHECKING:
     from otel_queue_bridge.semconv import Metric, Naming

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dashboards.names import BUSY, DEAD, OLDEST, QUEUE, SYSTEM, TASK, Nameless
+from dashboards.names import QUEUE, SYSTEM, TASK, Nameless
 from dashboards.queries import BY_QUEUE, BY_SYSTEM, BY_TASK, FAILED, Over, Queries
-from otel_queue_bridge.semconv import DEPTH, WAIT, WORKERS
+from otel_queue_bridge.semconv import BUSY, DEAD, DEPTH, OLDEST, WAIT, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,12 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from dashboards.names import (
-    BUSY,
-    DEAD,
-    DELAYED,
     NAMINGS,
     OF_QUEUES,
-    OLDEST,
     QUEUE,
     SYSTEM,
     TASK,
@@ -24,10 +20,14 @@ from dashboards.names import (
 from dashboards.queries import Queries
 from dashboards.rules import ALERTS, Alert, rules
 from otel_queue_bridge.semconv import (
+    BUSY,
     COMPLETED,
+    DEAD,
+    DELAYED,
     DEPTH,
     DISPATCHED,
     DURATION,
+    OLDEST,
     RETRIED,
     SUBMITTED,
     WAIT,
