@@ -220,7 +220,7 @@ def _backlog(ask: Queries, legend: str) -> list[Callable[[], Panel]]:
 
 
 def _columns(ask: Queries, by: str) -> Iterator[Query]:
-    """Yield the columns that the vocabulary has: the first letters of a table's questions."""
+    """Yield the columns of a table, as far as the vocabulary has their metrics."""
     columns: list[tuple[str, str, Callable[[], str]]] = [
         ("Submitted", PER_SECOND, lambda: ask.submitted(RATE, by)),
         ("Done", PER_SECOND, lambda: ask.completed(RATE, by)),
@@ -428,7 +428,7 @@ def boards(naming: Naming) -> dict[str, str]:
 
 
 def _build(board: Board, naming: Naming) -> dashboard.Dashboard | None:
-    # Grafana escapes what a pattern would mean only where a variable may have many values.
+    # Grafana escapes a value for use in a pattern only if the variable may have several.
     matchers = {
         VARIABLES[name]: f'{"=" if name == board.single else "=~"}"${name}"'
         for name in board.variables

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 
 from otel_queue_bridge import semconv
 from otel_queue_bridge.adapter import SUCCESS, failed
-from otel_queue_bridge.propagation import ASKED, ATTEMPT, Origin, Propagation
+from otel_queue_bridge.propagation import ASKED, ATTEMPT, SCHEDULE, Origin, Propagation
 from otel_queue_bridge.tracing import NO_SPAN, Tracing, error_type_of
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Operations:
             try:
                 self._propagation.submit(task.carrier, operation.context, task.eta)
                 asked = current.get(ASKED)
-                if asked or task.schedule or self._propagation.linked:
+                if asked or task.schedule or self._propagation.linked or SCHEDULE in task.carrier:
                     self._propagation.mark(task.carrier, task, asked)
             except Exception as error:  # noqa: BLE001 - a propagator of the user's
                 self._reports.report("inject", error, "the task travels without its trace")

@@ -182,6 +182,8 @@ class Propagation:
             carrier.setdefault(RELATION, "link")
         if task.schedule:
             carrier[SCHEDULE] = encodable(task.schedule[:LONGEST])
+        elif not task.is_retry:  # somebody enqueues once more what a schedule has submitted
+            carrier.pop(SCHEDULE, None)
 
     def hand_over(
         self, carrier: MutableMapping[str, Any], context: Context, *, once: bool = False
@@ -296,7 +298,7 @@ class Propagation:
         return self._apart(current, "link", attempt)
 
     def _together(self, batch: Sequence[Task]) -> Origin:
-        """Return the origin of what runs many tasks: a trace apart, as it has no one parent."""
+        """Return the origin of what runs many tasks: a separate trace, as it has no one parent."""
         links = []
         for task in batch:
             carrier, _, span = self._first((task.carrier, *task.other_carriers), Context())
@@ -395,7 +397,7 @@ def _mappings(carriers: tuple[object, ...]) -> list[Mapping[Any, Any]]:
 
 
 def due_by(carriers: tuple[object, ...]) -> float | None:
-    """Return when a task became due, by the first of its carriers that tells."""
+    """Return when a task became due, by the first of its carriers that has a time stamp."""
     times = (_times(carrier)[1] for carrier in _mappings(carriers))
     return next((due for due in times if due is not None), None)
 

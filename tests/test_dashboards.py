@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -307,7 +308,8 @@ def test_promql_to_copy_is_right() -> None:
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
-def test_the_command_writes_all_files(naming: Naming, tmp_path: Path, capsys) -> None:
+def test_the_command_writes_all_files(naming: Naming, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("otel_queue_bridge.cli.dashboards.metadata", lambda _: Message())
     out = tmp_path / "new" / "folder"
     assert main(["dashboards", "--out", str(out), "--naming", naming]) == 0
     written = {path.name.removeprefix("otel-queue-bridge-"): path for path in out.iterdir()}

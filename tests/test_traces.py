@@ -291,6 +291,14 @@ def test_a_schedule_is_named_in_every_span_of_its_run(bench, dispatch_spans):
     assert found == {"every night"}
 
 
+def test_what_is_submitted_once_more_without_its_schedule_does_not_name_it(bench):
+    b = bench()
+    carrier, _ = submit(b, schedule="every night")
+    again, submitted = submit(b, carrier={**carrier})
+    assert "otel-schedule" not in again
+    assert "task.schedule" not in submitted.attributes
+
+
 def test_the_name_of_a_schedule_has_a_limit_and_can_be_encoded(bench):
     b = bench()
     carrier, submitted = submit(b, schedule="\ud800" + "x" * 1_000_000)

@@ -268,7 +268,7 @@ def test_the_age_is_that_of_the_oldest_message_of_all_priorities(redis_shop: Wat
     (submit, _) = sorted(span.start for span in shop.receiver.spans() if span.name == "submit ok")
     (since,) = {point.time / 1e9 - point.value for point in points}
     assert began < submit / 1e9 - CLOCK < since
-    assert since < submit / 1e9 + 2
+    assert since < submit / 1e9 + 5
     shop.open_gate()
     shop.wait_for(OLDEST, {"celery": 0})
 

@@ -1024,6 +1024,8 @@ def test_a_message_that_does_not_tell_its_time_has_no_age(stub: StubBroker) -> N
         b"\x80\x04",
         b"{}",
         b"[]",
+        b'{"options": null}',
+        b'{"options": []}',
         b'{"options": {"otel": {}}, "message_timestamp": 1}',
     ):
         stub.queues["default"].queue.clear()

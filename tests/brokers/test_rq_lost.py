@@ -107,7 +107,7 @@ def test_gauges_show_workers_and_what_is_ready_alone(fleet: Fleet) -> None:
         assert client.zcard("rq:wip:default") == 2
         assert client.llen("rq:queue:default") == 3
         client.zadd("rq:scheduled:default", {"some": 4e9})
-        client.zadd("rq:failed:default", {"kept": 4e9, "for ever": "inf", "expired": 4})
+        client.zadd("rq:failed:default", {"kept": 4e9, "for ever": -1, "expired": 4})
     fleet.enqueue("success", depends_on=fleet.enqueue("gate"))
 
     def last(metric: str) -> list[float]:

@@ -36,7 +36,7 @@ def _slots(pool: Any) -> list[Reading]:
 
 
 def _busy(pool: Any) -> int | None:
-    """Count the places that run a task; None if that cannot be told of a user's own pool."""
+    """Count the places that run a task; None if a pool of the user's does not show it."""
     if not pool.uses_semaphore:
         return len(sys.modules["celery.worker.state"].active_requests)
     # Of prefork, the children that live and have begun one: Celery's own set lacks batches, and a

@@ -78,7 +78,7 @@ def _ready(connection: Any, name: str, recorder: Recorder) -> tuple[int, float |
 
 
 def _oldest(channel: Any, name: str, recorder: Recorder) -> float | None:
-    """Return the age of the oldest message that is served next at any priority, if one tells."""
+    """Return the age of the oldest of those served next at each priority; None if none says."""
     # kombu 5.7 does not prefix this command.
     prefix = getattr(channel, "global_keyprefix", "")
     with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipeline:

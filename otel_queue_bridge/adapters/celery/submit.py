@@ -56,12 +56,15 @@ def submit_eager(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         task.name,
         default,
         attempt=(call.kwargs.get("retries") or 0) + 1,
+        schedule=beat.entry.get(),
         arguments=lambda: Arguments(
             task.run, call.argument(0, "args") or (), call.argument(1, "kwargs") or {}
         ),
     )
     with recorder.submit(submitted) as operation:
+        token = beat.entry.set(None)  # what it submits is not in the schedule
         yield
+        beat.entry.reset(token)
         if call.result is not None:
             operation.identify(call.result.id)
 

@@ -34,7 +34,8 @@ def readings(worker: Any, recorder: Recorder) -> Iterator[Reading]:
 def _own(broker: Any, names: list[str]) -> Iterator[Reading]:
     for name, found in broker.otel_queue_depths(names).items():
         known: dict[str, Any] = dict(found if isinstance(found, Mapping) else {"ready": found})
-        yield Reading(known.pop("ready", None), str(name), **known)
+        delayed, dead, oldest = (known.get(state) for state in ("delayed", "dead", "oldest"))
+        yield Reading(known.get("ready"), str(name), delayed=delayed, dead=dead, oldest=oldest)
 
 
 def _redis(worker: Any, names: list[str], recorder: Recorder) -> Iterator[Reading]:
@@ -100,7 +101,7 @@ def _held(worker: Any, name: str) -> int:
 
 
 def _age(encoded: Any, recorder: Recorder) -> float | None:
-    """Return the age of a message in seconds; None if it does not tell."""
+    """Return the age of a message in seconds; None if it has no time stamp."""
     try:
         message = json.loads(encoded)
         carrier = message["options"].get(CARRIER)
@@ -108,5 +109,10 @@ def _age(encoded: Any, recorder: Recorder) -> float | None:
             return recorder.age(carrier)
         # Written by a sender without us: the time of the first attempt, before any delay.
         return max(0.0, time.time() - float(message["message_timestamp"]) / 1000)
-    except (KeyError, TypeError, ValueError):  # the user's own encoder wrote it, or it is gone
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # the user's own encoder wrote it, or it is gone
         return None

@@ -83,8 +83,8 @@ def note_signal(call: Call, _: Recorder) -> None:
 def _may_drop(kind: type) -> bool:
     """Tell whether a broker may drop a message without an error, and lets us see that it did.
 
-    It emits `after_enqueue` for all others, itself or by the broker that it calls, if its
-    `enqueue` has this word in it. Dramatiq's brokers drop nothing.
+    Such a broker emits `after_enqueue` for the messages that it keeps, itself or by the broker
+    that it calls: then its `enqueue` has this word in it. Dramatiq's brokers drop nothing.
     """
     owner = next(one for one in kind.__mro__ if "enqueue" in vars(one))
     code = getattr(inspect.unwrap(vars(owner)["enqueue"]), "__code__", None)

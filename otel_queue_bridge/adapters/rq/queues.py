@@ -24,7 +24,7 @@ def readings(worker: Any) -> Iterator[Reading]:
     queues = list(worker.queues)
     with asking_redis(worker.connection) as ask:
         found = iter(ask([command for queue in queues for command in _commands(queue)]))
-        counts = [(next(found), next(found), next(found), next(found)) for _ in queues]
+        counts = [tuple(next(found) for _ in range(5)) for _ in queues]
         heads = ask([("LINDEX", queue.key, 0) for queue in queues])  # served next
         times = ask(
             [
@@ -34,10 +34,10 @@ def readings(worker: Any) -> Iterator[Reading]:
         )
         limited = _rate_limited(ask, worker)
     for queue, count, head, enqueued_at in zip(queues, counts, heads, times, strict=True):
-        ready, scheduled, deferred, dead = count
+        ready, scheduled, deferred, failed, expired = count
         delayed = scheduled + deferred + limited[queue.name]
         oldest = 0.0 if head is None else _age(enqueued_at)
-        yield Reading(ready, queue.name, delayed=delayed, dead=dead, oldest=oldest)
+        yield Reading(ready, queue.name, delayed=delayed, dead=failed - expired, oldest=oldest)
 
 
 def _commands(queue: Any) -> tuple[tuple[Any, ...], ...]:
@@ -45,8 +45,9 @@ def _commands(queue: Any) -> tuple[tuple[Any, ...], ...]:
         ("LLEN", queue.key),
         ("ZCARD", queue.scheduled_job_registry.key),
         ("ZCARD", queue.deferred_job_registry.key),
-        # RQ does not count what has expired, and removes it now and then.
-        ("ZCOUNT", queue.failed_job_registry.key, time.time(), "+inf"),
+        ("ZCARD", queue.failed_job_registry.key),
+        # What has expired, which RQ removes now and then. What is kept for ever has -1.
+        ("ZCOUNT", queue.failed_job_registry.key, 0, time.time()),
     )
 
 
