@@ -48,7 +48,7 @@ def _impatient(app: Any) -> dict[str, Any]:
 
 def _held(pool: Any, app: Any) -> Counter[str] | None:
     """Count by queue what this worker holds for its ETA; None before it consumes."""
-    reference = vars(pool).get("otel_consumer")
+    reference = getattr(pool, "otel_consumer", None)
     consumer = reference and reference()
     if consumer is None:
         return None
