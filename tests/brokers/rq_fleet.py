@@ -1,14 +1,17 @@
 """RQ as real processes: workers, callers that submit on demand, and what they have exported."""
 
 import json
+import os
 import re
 import signal
 import sys
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from redis import Redis
 from rq import Queue
@@ -17,7 +20,7 @@ from rq.job import Job
 from otel_queue_bridge.otlp import Receiver, Span
 from otel_queue_bridge.testing.processes import Caller
 from tests.brokers.shop import ROOT, paths
-from tests.servers import LIMIT, Process, Processes, otel_env
+from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
 
 SCOPE = "otel_queue_bridge"
 COMPLAINTS = re.compile(
@@ -66,22 +69,26 @@ class Fleet:
         **env: str,
     ) -> Process:
         rq = ["rq", "worker", *(arguments or ("default",)), "--url", self.broker]
-        return self._processes.start(
+        worker = self._processes.start(
             "worker",
             [*command, *rq, "--worker-class", kind],
             env=otel_env(self.receiver, "worker") | self.env | env,
             ready=ready,
             cwd=ROOT,
         )
+        _brokers[worker] = self.broker
+        return worker
 
     def pool(self, size: int, *arguments: str, **env: str) -> Process:
         rq = ["rq", "worker-pool", "default", "--url", self.broker, "-n", str(size), *arguments]
-        return self._processes.start(
+        pool = self._processes.start(
             "pool",
             ["opentelemetry-instrument", *rq],
             env=otel_env(self.receiver, "worker") | self.env | env,
             cwd=ROOT,
         )
+        _brokers[pool] = self.broker
+        return pool
 
     def caller(self, *, instrumented: bool = True, **env: str) -> Caller:
         command = ["opentelemetry-instrument"] if instrumented else []
@@ -136,8 +143,26 @@ def complaints(worker: Process) -> list[str]:
     return COMPLAINTS.findall(worker.log())
 
 
+_SOON = 5
+"""Seconds in which a worker sees a signal, unless it sees it only when Redis answers."""
+
+_brokers: WeakKeyDictionary[Process, str] = WeakKeyDictionary()
+
+
 def end(worker: Process) -> None:
-    code = worker.stop(signal.SIGTERM)
+    """Have it stop, as a supervisor would.
+
+    CPython looks for signals between byte codes. One that comes just before a worker waits at
+    Redis is seen when that wait ends, after minutes: so end it.
+    """
+    os.kill(worker.pid, signal.SIGTERM)
+    with suppress(TimeoutError):
+        wait_until(lambda: not worker.running(), _SOON)
+    with Redis.from_url(_brokers[worker]) as client:
+        for waiting in client.client_list():
+            if "b" in waiting["flags"]:
+                client.client_unblock(waiting["id"])
+    code = worker.wait()
     assert code == 0, f"ended with {code}:\n{worker.log()}"
 
 
