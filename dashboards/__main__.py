@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from dashboards.boards import boards
-from dashboards.names import NAMINGS
 from dashboards.rules import rules
+from otel_queue_bridge.semconv import NAMINGS
 
 FILES = Path(__file__).parents[1] / "otel_queue_bridge" / "cli" / "dashboards"
 

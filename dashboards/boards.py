@@ -94,6 +94,32 @@ def _quantiles(ask: Queries, metric: Metric) -> list[tuple[str, str]]:
     ]
 
 
+def _in_and_out(ask: Queries) -> Panel:
+    return _lines(
+        "In and out",
+        "Does what is submitted get done? Callers that are not instrumented are missing"
+        " in `submitted`.",
+        PER_SECOND,
+        (ask.submitted(RATE, BY_SYSTEM), f"{IN_SYSTEM} submitted"),
+        (ask.completed(RATE, BY_SYSTEM), f"{IN_SYSTEM} done"),
+    )
+
+
+def _outcomes(ask: Queries, answers: str) -> Panel:
+    status = ask.names.status
+    ended = (ask.completed(RATE, status), f"{{{{{status}}}}}")
+    return _lines("Outcomes", answers, PER_SECOND, ended)
+
+
+def _times(ask: Queries, answers: str) -> list[Callable[[], Panel]]:
+    return [
+        lambda: _lines("Wait", answers, SECONDS, *_quantiles(ask, WAIT)),
+        lambda: _lines(
+            "Run time", "How long does an attempt run?", SECONDS, *_quantiles(ask, DURATION)
+        ),
+    ]
+
+
 def _overview(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
     by_status = f"{SYSTEM}, {ask.names.status}"
     return {
@@ -152,14 +178,7 @@ def _overview(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
             ),
         ],
         "Flow": [
-            lambda: _lines(
-                "In and out",
-                "Does what is submitted get done? Callers that are not instrumented are missing"
-                " in `submitted`.",
-                PER_SECOND,
-                (ask.submitted(RATE, BY_SYSTEM), f"{IN_SYSTEM} submitted"),
-                (ask.completed(RATE, BY_SYSTEM), f"{IN_SYSTEM} done"),
-            ),
+            lambda: _in_and_out(ask),
             lambda: _lines(
                 "Outcomes",
                 "How do tasks end?",
@@ -240,7 +259,6 @@ def _columns(ask: Queries, by: str) -> Iterator[Query]:
 
 
 def _queue(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
-    status = ask.names.status
     return {
         "Flow": [
             lambda: _lines(
@@ -252,24 +270,11 @@ def _queue(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
                 (ask.dispatched(RATE, BY_SYSTEM), f"{IN_SYSTEM} taken"),
                 (ask.completed(RATE, BY_SYSTEM), f"{IN_SYSTEM} done"),
             ),
-            lambda: _lines(
-                "Outcomes",
-                "How do this queue's tasks end?",
-                PER_SECOND,
-                (ask.completed(RATE, status), f"{{{{{status}}}}}"),
-            ),
+            lambda: _outcomes(ask, "How do this queue's tasks end?"),
         ],
         "Backlog": _backlog(ask, IN_SYSTEM),
         "Time": [
-            lambda: _lines(
-                "Wait",
-                "How long do tasks wait, beyond planned delay?",
-                SECONDS,
-                *_quantiles(ask, WAIT),
-            ),
-            lambda: _lines(
-                "Run time", "How long does an attempt run?", SECONDS, *_quantiles(ask, DURATION)
-            ),
+            *_times(ask, "How long do tasks wait, beyond planned delay?"),
             lambda: _lines(
                 "Submit", "How long does a submit take?", SECONDS, *_quantiles(ask, SUBMIT_DURATION)
             ),
@@ -288,23 +293,10 @@ def _queue(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
 
 
 def _task(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
-    status = ask.names.status
     return {
         "Outcome": [
-            lambda: _lines(
-                "In and out",
-                "Does what is submitted get done? Callers that are not instrumented are missing"
-                " in `submitted`.",
-                PER_SECOND,
-                (ask.submitted(RATE, BY_SYSTEM), f"{IN_SYSTEM} submitted"),
-                (ask.completed(RATE, BY_SYSTEM), f"{IN_SYSTEM} done"),
-            ),
-            lambda: _lines(
-                "Outcomes",
-                "How does this task end?",
-                PER_SECOND,
-                (ask.completed(RATE, status), f"{{{{{status}}}}}"),
-            ),
+            lambda: _in_and_out(ask),
+            lambda: _outcomes(ask, "How does this task end?"),
             lambda: _lines(
                 "Failed and retried",
                 "Which share of ended tasks failed; which share of attempts is tried again?",
@@ -320,15 +312,7 @@ def _task(ask: Queries) -> dict[str, list[Callable[[], Panel]]]:
             ),
         ],
         "Time": [
-            lambda: _lines(
-                "Wait",
-                "How long does it wait, beyond planned delay?",
-                SECONDS,
-                *_quantiles(ask, WAIT),
-            ),
-            lambda: _lines(
-                "Run time", "How long does an attempt run?", SECONDS, *_quantiles(ask, DURATION)
-            ),
+            *_times(ask, "How long does it wait, beyond planned delay?"),
             lambda: _lines(
                 "Runs at once",
                 "How many workers does it keep busy, on average?",

@@ -18,8 +18,6 @@ from otel_queue_bridge.semconv import (
     Naming,
 )
 
-NAMINGS: tuple[Naming, ...] = ("task", "system", "messaging")
-
 OF_WORKERS, OF_QUEUES = READ_WITH[WORKERS], READ_WITH[DEPTH]
 OF_TASKS = tuple(RECORDED.values())
 METRICS = (*OF_WORKERS, *OF_QUEUES, *OF_TASKS)

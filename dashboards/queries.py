@@ -13,6 +13,8 @@ from otel_queue_bridge.semconv import (
     DELAYED,
     DISPATCHED,
     DURATION,
+    HELD_BY_BROKER,
+    HELD_BY_WORKERS,
     RETRIED,
     SUBMITTED,
 )
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from otel_queue_bridge.semconv import Metric, Naming
 
 BY_SYSTEM, BY_QUEUE, BY_TASK = SYSTEM, f"{SYSTEM}, {QUEUE}", f"{SYSTEM}, {TASK}"
-HELD = (f'{SYSTEM}="celery"', f'{QUEUE}!="celery_delayed"')  # this one is RabbitMQ's
+HELD = (f'{SYSTEM}="{HELD_BY_WORKERS}"', f'{QUEUE}!="{HELD_BY_BROKER}"')
 FAILED = '=~"failure|rejected"'
 
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.failures import LONGEST, encodable
 from otel_queue_bridge.operation import Operation, Operations
+from otel_queue_bridge.tracing import LARGEST_INT, Tracing
 
 if TYPE_CHECKING:
     from otel_queue_bridge.adapter import Outcome, Task
     from otel_queue_bridge.config import Config
     from otel_queue_bridge.failures import Reports
     from otel_queue_bridge.metrics import Measurements
-    from otel_queue_bridge.tracing import Tracing
 
     Labels = tuple[tuple[str, "str | bool | int"], ...]
 
@@ -31,7 +31,6 @@ _ALLOWED = (
     f"allowed are {_MOST} attributes whose values are text, whole numbers, true or false; the "
     "rest is left out"
 )
-_LARGEST_INT = 1 << 63
 _LARGEST = 16 * 1024
 """Characters of the JSON; more are junk."""
 
@@ -137,4 +136,4 @@ def _allowed(answer: dict[Any, Any]) -> Labels:
 
 
 def _fits(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and abs(value) < _LARGEST_INT)
+    return isinstance(value, str) or (isinstance(value, int) and abs(value) < LARGEST_INT)

@@ -184,7 +184,6 @@ class Operations:
         self.measurements = measurements
         self._propagation = Propagation(config)
         self._dispatch_spans = config.dispatch_spans
-        self._retries_linked = config.retries == "link"
         self._reports = reports
 
     def submit(self, task: Task) -> Operation:
@@ -268,7 +267,7 @@ class Operations:
             context = otel_context.get_current()
         else:
             context = trace.set_span_in_context(span, origin.context)
-            if self._retries_linked and step is semconv.EXECUTE:
+            if self._propagation.retries_linked and step is semconv.EXECUTE:
                 # A retry may be asked for inside the user's own span.
                 context = otel_context.set_value(ATTEMPT, span.get_span_context(), context)
         task.due = origin.due

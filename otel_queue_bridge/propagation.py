@@ -142,7 +142,7 @@ class Propagation:
         self._configured = config.propagator
         self._relation = config.relation
         self.linked = config.linked_tasks
-        self._retries_linked = config.retries == "link"
+        self.retries_linked = config.retries == "link"
         self._link_after = math.inf if config.link_after is None else config.link_after
         self._known: _Known | None = None
         self._handed: _Handed | None = None
@@ -207,7 +207,7 @@ class Propagation:
     def source(self, task: Task, current: Context) -> Origin:
         """Return where a submit comes from: the current span if there is one, else the carrier."""
         parent = _span(current)
-        if self._retries_linked and task.is_retry:
+        if self.retries_linked and task.is_retry:
             return self._retried(task, current, parent)
         if not task.carrier or parent.is_valid:
             return Origin(current, parent)

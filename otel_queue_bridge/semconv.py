@@ -6,13 +6,14 @@ Messaging attributes follow OpenTelemetry's semantic conventions 1.44.0 (Develop
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from opentelemetry.trace import SpanKind
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 Naming = Literal["task", "system", "messaging"]
+NAMINGS: tuple[Naming, ...] = get_args(Naming)
 
 MESSAGING_SYSTEM = "messaging.system"
 MESSAGING_OPERATION_NAME = "messaging.operation.name"
@@ -191,6 +192,11 @@ RECORDED = {metric.key: metric for metric in (*COUNTERS, DURATION, WAIT, SUBMIT_
 """The metrics that are recorded for each task, by key."""
 READ_WITH = {WORKERS: (WORKERS, BUSY), DEPTH: (DEPTH, DELAYED, DEAD, OLDEST)}
 """The metrics that are read at each export: one reading of the first brings the others."""
+HELD_BY_WORKERS = "celery"
+"""The system whose workers hold delayed tasks themselves: what they report adds up. Of any other
+every worker reports the same queue."""
+HELD_BY_BROKER = "celery_delayed"
+"""The one destination of this system whose delayed tasks the broker holds (RabbitMQ)."""
 GAUGES = (*READ_WITH[WORKERS], *READ_WITH[DEPTH])
 OVERFLOW = "otel.metric.overflow"
 """Marks the data point of all that is past the limit; named by the metrics SDK specification."""

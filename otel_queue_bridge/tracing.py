@@ -35,7 +35,7 @@ _VERSION = version("otel-queue-bridge")
 NO_SPAN = NonRecordingSpan(INVALID_SPAN_CONTEXT)
 """Stands in when no span is wanted: of an excluded task, or a dispatch that is switched off."""
 
-_LARGEST_INT = 1 << 63
+LARGEST_INT = 1 << 63
 """What OTLP has no room for, from a broker, would cost the whole batch its export."""
 
 _CACHED = 1000
@@ -221,7 +221,7 @@ def _add(attributes: dict[str, AttributeValue], name: str, value: str | int | No
     """Add the value, if it is known and OTLP can hold it."""
     if isinstance(value, str):
         attributes[name] = value if value.isascii() else encodable(value)
-    elif value is not None and abs(value) < _LARGEST_INT:
+    elif value is not None and abs(value) < LARGEST_INT:
         attributes[name] = value
 
 

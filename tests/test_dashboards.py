@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from dashboards.names import METRICS, NAMINGS, Names
+from dashboards.names import METRICS, Names
 from dashboards.rules import ALERTS, RUNBOOK
 from otel_queue_bridge.cli import main
-from otel_queue_bridge.semconv import Metric, Naming
+from otel_queue_bridge.semconv import NAMINGS, Metric, Naming
 from tests.servers import absent
 
 ROOT = Path(__file__).parents[1]

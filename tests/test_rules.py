@@ -10,7 +10,6 @@ from typing import NamedTuple
 import pytest
 
 from dashboards.names import (
-    NAMINGS,
     OF_QUEUES,
     QUEUE,
     SYSTEM,
@@ -27,6 +26,7 @@ from otel_queue_bridge.semconv import (
     DEPTH,
     DISPATCHED,
     DURATION,
+    NAMINGS,
     OLDEST,
     RETRIED,
     SUBMITTED,

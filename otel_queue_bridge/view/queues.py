@@ -42,7 +42,6 @@ _SPREAD = 20
 _OF_WORKERS, _OF_QUEUES = (
     {one.key for one in semconv.READ_WITH[first]} for first in (semconv.WORKERS, semconv.DEPTH)
 )
-_NAMINGS: tuple[semconv.Naming, ...] = ("task", "system", "messaging")
 
 
 class Key(NamedTuple):
@@ -204,7 +203,7 @@ class Queues:
                 (
                     one.key
                     for one in (*semconv.RECORDED.values(), *semconv.GAUGES)
-                    if metric in {one.name(naming, system) for naming in _NAMINGS}
+                    if metric in {one.name(naming, system) for naming in semconv.NAMINGS}
                 ),
                 "",
             )
@@ -261,6 +260,7 @@ class Queues:
     def _shown(self, key: Key, row: Row, now: float) -> dict[str, Any]:
         step, queue = int(now // STEP), f"{key.system} {key.queue}"
         oldest = self._gauge("oldest", queue, now, max)
+        held = key.system == semconv.HELD_BY_WORKERS and key.queue != semconv.HELD_BY_BROKER
         counted, source = row.spans, "spans"
         total = row.spans.total(step)
         by_metrics = row.metrics.total(step)
@@ -281,8 +281,7 @@ class Queues:
             "workers": self._gauge("workers", key.system, now, sum),
             "busy": self._gauge("busy", key.system, now, sum),
             "depth": self._gauge("depth", queue, now, max),
-            # Celery's workers hold these tasks themselves; others tell what the broker holds.
-            "delayed": self._gauge("delayed", queue, now, sum if key.system == "celery" else max),
+            "delayed": self._gauge("delayed", queue, now, sum if held else max),
             "dead": self._gauge("dead", queue, now, max),
             "oldest_ms": None if oldest is None else oldest * 1e3,
             "source": source,

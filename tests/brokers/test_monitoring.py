@@ -17,10 +17,19 @@ from urllib.request import urlopen
 import pytest
 import redis
 
-from dashboards.names import NAMINGS, QUEUE, SYSTEM, Names
+from dashboards.names import QUEUE, SYSTEM, Names
 from dashboards.queries import BY_TASK, Over, Queries
 from dashboards.rules import rules
-from otel_queue_bridge.semconv import DEAD, DEPTH, DISPATCHED, DURATION, SUBMITTED, Metric, Naming
+from otel_queue_bridge.semconv import (
+    DEAD,
+    DEPTH,
+    DISPATCHED,
+    DURATION,
+    NAMINGS,
+    SUBMITTED,
+    Metric,
+    Naming,
+)
 from otel_queue_bridge.testing.processes import BIN, Caller
 from tests.brokers.shop import ROOT
 from tests.servers import Process, Processes, Valkey, absent, free_port, wait_until

@@ -12,12 +12,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from otel_queue_bridge import semconv
 from otel_queue_bridge.cli import CommandError
 
 if TYPE_CHECKING:
     import argparse
 
-_NAMINGS = ("task", "system", "messaging")
 _RUNBOOK = "docs/monitoring.md"
 """How the rules name it: as a file of the repository."""
 
@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--naming",
-        choices=_NAMINGS,
+        choices=semconv.NAMINGS,
         default="task",
         help="the `naming` of your processes: task, system or messaging (task)",
     )
