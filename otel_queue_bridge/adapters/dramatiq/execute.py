@@ -33,6 +33,6 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
             yield
             operation.settle(run.outcome(call.error))
     finally:
-        thread.otel_busy = False
+        del thread.otel_busy
         listens.reset(listening)
         current.reset(token)

@@ -109,10 +109,5 @@ def _age(encoded: Any, recorder: Recorder) -> float | None:
             return recorder.age(carrier)
         # Written by a sender without us: the time of the first attempt, before any delay.
         return max(0.0, time.time() - float(message["message_timestamp"]) / 1000)
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # the user's own encoder wrote it, or it is gone
-        return None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None  # the user's own encoder wrote it, or it is gone

@@ -25,5 +25,5 @@ def stop(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 
 def _threads(worker: Any) -> list[Reading]:
-    busy = sum(vars(thread).get("otel_busy", False) for thread in worker.workers)
+    busy = sum("otel_busy" in vars(thread) for thread in worker.workers)
     return [Reading(len(worker.workers), busy=busy)]
