@@ -20,7 +20,8 @@ import pytest
 
 from otel_queue_bridge.cli import COMMANDS, CommandError, main
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
-from otel_queue_bridge.cli.demo.story import QUEUES, REQUEST, send_order
+from otel_queue_bridge.cli.demo.queues import QUEUES, REQUEST
+from otel_queue_bridge.cli.demo.story import send_order
 from otel_queue_bridge.otlp import Span
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def altered(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
         "import sys\n"
         "from dataclasses import replace\n"
         "from otel_queue_bridge.cli import main\n"
-        "from otel_queue_bridge.cli.demo import story\n"
+        "from otel_queue_bridge.cli.demo import queues, story\n"
         "celery, rq = story.QUEUES['celery'], story.QUEUES['rq']\n"
         f"{change}\n"
         "sys.exit(main(['demo']))\n"
@@ -215,6 +216,22 @@ def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path)
     assert "execute shop.stock.fill" not in end.stdout
 
 
+def test_a_demo_of_some_queues_starts_no_others(tmp_path: Path) -> None:
+    with demo(tmp_path, "--queues", "rq, dramatiq,rq") as run:
+        story, errors = run.end()
+    assert (run.process.returncode, errors) == (0, ""), story
+    assert "execute shop.invoice" in story
+    assert "execute shop.stock.fill" in story
+    assert "celery" not in story
+    assert "fastworker" not in story
+
+
+def test_a_demo_without_any_queue_says_why(tmp_path: Path) -> None:
+    end = altered(tmp_path, "story.QUEUES = {'rq': replace(rq, python=(9, 9))}")
+    assert end.returncode == 1
+    assert "otel-queue-bridge demo: none of rq runs on Python 3." in end.stderr
+
+
 @pytest.mark.parametrize(
     ("flaw", "reason", "shown"),
     [
@@ -229,7 +246,7 @@ def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path)
         (
             (
                 "story._TRACE_LIMIT = 10; story.QUEUES['celery'] = replace("
-                "celery, chain=(*celery.chain, story.Step('never', 'INTERNAL', 'celery')))"
+                "celery, chain=(*celery.chain, queues.Step('never', 'INTERNAL', 'celery')))"
             ),
             "the trace is incomplete after 10 s: no span 'never' (INTERNAL, celery) arrived",
             "POST /orders",
@@ -279,6 +296,12 @@ def test_a_port_is_a_number_in_range(capfd: pytest.CaptureFixture[str], port: st
     assert "is not a port, give 0 (any free one) to 65535" in refused(
         capfd, "demo", f"--port={port}"
     )
+
+
+@pytest.mark.parametrize("queues", ["sidekiq", "celery,", ""])
+def test_a_queue_is_one_of_the_demo(capfd: pytest.CaptureFixture[str], queues: str) -> None:
+    sentence = refused(capfd, "demo", f"--queues={queues}")
+    assert f"{queues.rpartition(',')[2]!r} is no queue of the demo, name celery, " in sentence
 
 
 def test_a_file_must_be_writable(

@@ -8,6 +8,8 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from otel_queue_bridge.cli.demo.queues import QUEUES
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
@@ -15,6 +17,13 @@ _HIGHEST_PORT = 65535
 
 
 def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--queues",
+        type=_queues,
+        default=(),
+        metavar="NAMES",
+        help=f"comma list of {', '.join(QUEUES)} (default: all)",
+    )
     parser.add_argument(
         "--html",
         type=_writable,
@@ -49,6 +58,14 @@ def run(options: Namespace) -> int:
     from otel_queue_bridge.cli.demo import story  # noqa: PLC0415 - the extra has its packages
 
     return story.run(options)
+
+
+def _queues(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in QUEUES:
+            raise ArgumentTypeError(f"{name!r} is no queue of the demo, name {', '.join(QUEUES)}")
+    return names
 
 
 def _seconds(text: str) -> float:

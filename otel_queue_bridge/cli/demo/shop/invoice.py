@@ -16,3 +16,7 @@ tracer = trace.get_tracer(__name__)
 def invoice(prices: list[float]) -> None:
     with tracer.start_as_current_span("invoice.print"):
         "\n".join(f"{number:4} {price:10.2f}" for number, price in enumerate(prices * 10_000))
+
+
+async def leave(prices: list[float]) -> None:
+    invoice.send(prices)

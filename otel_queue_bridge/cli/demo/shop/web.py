@@ -3,49 +3,37 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import FastAPI
 from opentelemetry import trace
-from redis import Redis
-from rq import Queue
-
-from .invoice import invoice
-from .report import report
-from .stock import fill
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-FASTWORKER = sys.version_info >= (3, 12)  # it needs that
-if FASTWORKER:
-    from .thanks import client
+left_to = [import_module(name) for name in os.environ["SHOP_MODULES"].split(",")]
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    if FASTWORKER:
-        await client.start()
-    yield
-    if FASTWORKER:
-        client.stop()
+    async with AsyncExitStack() as clients:
+        for module in left_to:
+            if hasattr(module, "connected"):
+                await clients.enter_async_context(module.connected())
+        yield
 
 
 app = FastAPI(lifespan=lifespan)
 tracer = trace.get_tracer(__name__)
-warehouse = Queue("warehouse", connection=Redis.from_url(os.environ["SHOP_BROKER"]))
 
 
 @app.post("/orders", status_code=202)
 async def order(prices: list[float]) -> dict[str, float]:
     with tracer.start_as_current_span("numpy.compute"):
         forecast = float(np.random.default_rng().choice(prices, 1_000_000).mean())
-    report.delay(prices)
-    invoice.send(prices)
-    warehouse.enqueue(fill, len(prices))
-    if FASTWORKER:
-        await client.delay("shop.thanks", prices)
+    for module in left_to:
+        await module.leave(prices)
     return {"forecast": forecast}
