@@ -618,6 +618,20 @@ def test_others_that_patch_the_same_are_named(healthy, site, distribution, advic
     assert advice in finding["advice"]
 
 
+def test_taskiq_is_left_to_its_own_instrumentation(healthy, site):
+    here = healthy | site.environment
+    site.add("taskiq", opentelemetry_instrumentor="taskiq = taskiq.instrumentation:Instrumentor")
+    (lacking,) = run("--json", environment=here).remarks
+    assert lacking["advice"] == "pip install --upgrade 'taskiq[opentelemetry]'"
+    site.add("psutil")
+    report = run("--json", environment=here)
+    assert report.says("loading", "ok", "taskiq 1.0 brings its own instrumentation")
+    assert report.remarks == []
+    off = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,taskiq"}
+    (silent,) = run("--json", environment=here | off).remarks
+    assert "taskiq's own instrumentation is switched off" in silent["message"]
+
+
 def test_being_installed_twice_is_found(healthy, site):
     line = "queue_bridge_celery = otel_queue_bridge.instrumentor:CeleryInstrumentor"
     site.add("a-fork-of-ours", opentelemetry_instrumentor=line)

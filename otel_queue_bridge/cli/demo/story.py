@@ -55,15 +55,12 @@ def run(options: Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(highlight=False)
     demo = Demo(console, list(queues.values()), options.patience)
+    here = platform.python_version()
     for name in wanted.keys() - queues.keys():
         needed = ".".join(map(str, wanted[name].python))
-        demo.say(
-            "skip", name, f"needs Python {needed} or newer, this is {platform.python_version()}"
-        )
+        demo.say("skip", name, f"needs Python {needed} or newer, this is {here}")
     if not queues:
-        raise CommandError(
-            f"none of {', '.join(wanted)} runs on Python {platform.python_version()}"
-        )
+        raise CommandError(f"none of {', '.join(wanted)} runs on Python {here}")
     with Server(Store(Queues()), port=0) as server:
         with TemporaryDirectory(prefix="otel-queue-bridge-") as folder:
             spans = demo.trace(server, folder, options.port)

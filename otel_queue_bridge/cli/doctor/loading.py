@@ -52,6 +52,9 @@ _NEIGHBOURS = (
     ),
 )
 
+_OWN = "taskiq"
+"""A queue with an instrumentation of its own, under this name; we have no adapter for it."""
+
 
 def disabled(environment: Mapping[str, str]) -> list[str]:
     """Return the names of instrumentations that the user has switched off."""
@@ -85,7 +88,25 @@ def findings(
     for distribution, message, advice in _NEIGHBOURS:
         if found := installed(distribution):
             yield warning(f"{distribution} {found} {message}", advice)
+    if found := installed(_OWN):
+        yield _left_alone(found, environment)
     yield from _twice()
+
+
+def _left_alone(version: str, environment: Mapping[str, str]) -> Finding:
+    shown = f"{_OWN} {version}"
+    loaded = entry_points(group="opentelemetry_instrumentor", name=_OWN)
+    if not (loaded and installed("psutil")):  # which it imports
+        return warning(
+            f"{shown} lacks what its own instrumentation needs, and we have none for it",
+            f"pip install --upgrade '{_OWN}[opentelemetry]'",
+        )
+    if not {_OWN, "*"}.isdisjoint(disabled(environment)):
+        return warning(
+            f"{_OWN}'s own instrumentation is switched off by {DISABLED}={environment[DISABLED]}",
+            f"take {_OWN} out of {DISABLED}",
+        )
+    return ok(f"{shown} brings its own instrumentation, which we leave alone")
 
 
 def _command() -> Finding:
