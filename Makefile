@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and the benchmarks
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-rq2.0 test-rq2 check recipes docs dashboards dist newest bench bench-worker bench-growth bench-latency bench-view
+.PHONY: demo test test-lowest test-rq2.0 test-rq2 host-suites check recipes docs dashboards dist newest bench bench-worker bench-growth bench-latency bench-view
 
 BIN := .venv/bin
 
@@ -28,21 +28,26 @@ $(if $(VERSION),$(shell { \
 demo: .venv/installed-demo
 	@$(BIN)/otel-queue-bridge demo $(ARGS)
 
-# Tests mostly wait for real processes: so some run at once, however few cores there are.
-AT_ONCE := 4
+# Tests mostly wait for real processes: so some run at once, however few cores there are. Those with the longest
+# waits come first, as they are collected: else one would still run when all others have ended.
+AT_ONCE := --numprocesses=4 --dist=loadscope --no-loadscope-reorder
 test: .venv/installed-test
-	@$(BIN)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadscope $(ARGS)
+	@$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
 # Run the contract with the oldest versions that pyproject.toml allows, and FastWorker's tests, because only
 # its oldest version has subworkers that start. The old drivers warn a lot.
 test-lowest: .venv-lowest/installed
-	@.venv-lowest/bin/python -W ignore -m pytest --numprocesses=$(AT_ONCE) --dist=loadscope --override-ini=filterwarnings= \
+	@.venv-lowest/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
 		tests/contract tests/brokers/test_fastworker*.py -k "not rabbitmq" $(ARGS)
 
 # Run RQ's tests with its first version, and with the last before 3.
 test-rq2.0 test-rq2: test-%: .venv-%/installed
-	@.venv-$*/bin/python -W ignore -m pytest --numprocesses=$(AT_ONCE) --dist=loadscope --override-ini=filterwarnings= \
+	@.venv-$*/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
 		tests/contract/test_rq.py tests/brokers/test_rq*.py $(ARGS)
+
+# Run the tests of queue libraries, out of their source distributions, with us on as off.
+host-suites: .venv-host-suites/installed
+	@.venv-host-suites/bin/python -m tests.host_suites $(ARGS)
 
 check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff check
@@ -112,6 +117,12 @@ $(MADE):
 	@echo "Installing the versions of tests/$*.txt into .venv-$*"
 	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --clear --upgrade-deps .venv-$*
 	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --group contract -e . -c tests/$*.txt
+	@touch $@
+
+.venv-host-suites/installed: pyproject.toml | $(MADE)
+	@echo "Installing what the suites of queue libraries need into .venv-host-suites"
+	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --clear --upgrade-deps .venv-host-suites
+	@.venv-host-suites/bin/python -m pip install -qq --disable-pip-version-check --no-compile --group host-suites -e .
 	@touch $@
 
 .venv/installed-%: pyproject.toml | $(MADE)

@@ -1,10 +1,12 @@
 """Fixtures for all tests; nothing is started before a test asks for it."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 pytest.register_assert_rewrite("otel_queue_bridge.testing")
 
@@ -12,6 +14,18 @@ from tests.servers import Processes, RabbitMQ, Valkey, unignore_signals  # noqa:
 
 if TYPE_CHECKING:
     from otel_queue_bridge.otlp import Receiver
+
+
+class ByKind(LoadScopeScheduling):
+    """Let each kind of worker have its own process for the contract: it takes a minute or two."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        kind = re.match(r"tests/contract/.*?\[([^]-]*)", nodeid)
+        return super()._split_scope(nodeid) + (kind[1] if kind else "")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByKind(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,128 @@
+"""Run the test suites of queue libraries with us on as off: they have to come to the same.
+
+    python -m tests.host_suites [--queues huey,arq]
+
+Each suite comes with its library's source distribution, in the installed version. pip fetches it
+into a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.servers import Processes, Valkey
+
+EQUIPMENT = Path(__file__).with_name("equipment")
+"""What a suite finds first. Our other tests have a name, `tests`, that suites have as well."""
+AGAIN = 3
+"""How often a test that came to something else is tried alone, on and off: some are flaky."""
+
+
+class Suite(NamedTuple):
+    tests: str
+    """Where they are in the distribution."""
+    options: tuple[str, ...] = ()
+
+
+SUITES = {
+    "arq": Suite("tests"),
+    "huey": Suite("huey/tests"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.host_suites", description=__doc__)
+    parser.add_argument(
+        "--queues",
+        type=lambda text: text.split(","),
+        default=list(SUITES),
+        metavar="NAMES",
+        help=f"comma list of {', '.join(SUITES)} (default: all)",
+    )
+    queues = parser.parse_args().queues
+    if unknown := [queue for queue in queues if queue not in SUITES]:
+        parser.error(f"there is no suite of {unknown[0]}, name {', '.join(SUITES)}")
+    with tempfile.TemporaryDirectory() as folder:
+        processes = Processes(Path(folder))
+        url = Valkey(processes, Path(folder)).url
+        try:
+            differing = [queue for queue in queues if not is_same(queue, Path(folder), url)]
+        finally:
+            processes.stop(grace=0)
+    sys.exit(f"not the same with us: {', '.join(differing)}" if differing else 0)
+
+
+def is_same(queue: str, folder: Path, url: str) -> bool:
+    """Run the suite both ways and say what came of it; False if it makes a difference."""
+    source = fetch(queue, folder)
+    off, on = (run(queue, source, url, on=on) for on in (False, True))
+    print(f"{queue} {version(queue)}: off {summary(off)}; on {summary(on)}", flush=True)
+    ran = any(outcome == "passed" for outcome in off.values())
+    differing = {test for test in off.keys() | on.keys() if off.get(test) != on.get(test)}
+    for test in sorted(differing):
+        tries = [
+            {run(queue, source, url, test, on=on).get(test) for _ in range(AGAIN)}
+            for on in (False, True)
+        ]
+        print(f"  {test}: off {off.get(test)}, on {on.get(test)}; alone {tries}", flush=True)
+        if tries[0] & tries[1]:
+            differing.remove(test)
+    return ran and not differing
+
+
+def fetch(queue: str, folder: Path) -> Path:
+    """Return the folder of the unpacked source distribution."""
+    wanted = f"{queue}=={version(queue)}"
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--no-binary", queue]
+    subprocess.run([*command, "--dest", str(folder), wanted], check=True)
+    (archive,) = folder.glob(f"{queue}-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+def run(queue: str, source: Path, url: str, *tests: str, on: bool) -> dict[str, str]:
+    """Run the suite, or some of its tests; return what each test came to."""
+    suite = SUITES[queue]
+    outcomes = source / "outcomes.json"
+    outcomes.unlink(missing_ok=True)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "host_suite"),
+            *("--no-header", "--override-ini=addopts=", "--override-ini=filterwarnings="),
+            *(tests or (suite.tests,)),
+            *suite.options,
+        ],
+        cwd=source,
+        env=os.environ
+        | {
+            "HOST_SUITE": queue,
+            "HOST_SUITE_INSTRUMENTED": "yes" if on else "",
+            "HOST_SUITE_OUTCOMES": str(outcomes),
+            "HOST_SUITE_REDIS": url,
+            "PYTHONPATH": str(EQUIPMENT),
+        },
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    found: dict[str, str] = json.loads(outcomes.read_text())
+    return found
+
+
+def summary(outcomes: dict[str, str]) -> str:
+    counted = Counter(outcomes.values())
+    return ", ".join(f"{number} {outcome}" for outcome, number in sorted(counted.items()))
+
+
+if __name__ == "__main__":
+    main()
