@@ -140,6 +140,8 @@ class Demo:
                 until_ready(valkey)
                 environment["SHOP_BROKER"] = environment["RQ_REDIS_URL"] = valkey.address
                 web = start(web_app(port))
+                # To load FastAPI's takes each of them a second, and they are no web apps.
+                environment["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] += ",fastapi"
                 workers = [start(worker) for queue in self._queues for worker in queue.workers]
                 for process in (*workers, web):
                     until_ready(process)
