@@ -118,8 +118,8 @@ class Bridge:
         for hook in adapter.hooks:
             self._patches.install(hook)
         if gaps is not None:
-            package = versions.package(adapter)
-            self._patches.when_imported(package, package, gaps.tell)
+            for module in versions.modules(adapter):
+                self._patches.when_imported(module, module, gaps.tell)
 
     def undo(self) -> None:
         """Restore the library exactly, and close all that was opened."""

@@ -81,7 +81,8 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     configuration = FileOptions
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        return adapter_named(self.queue).instruments
+        adapter = adapter_named(self.queue)
+        return versions.required(adapter) or adapter.tested
 
     @property
     def _is_instrumented_by_opentelemetry(self) -> bool:
@@ -195,7 +196,8 @@ def _refuse(adapter: Adapter, untested: versions.Untested) -> None:
             _warned.add(queue)
             _logger.warning("%s is not instrumented: %s", queue, untested)
 
-    wrapt.register_post_import_hook(say, versions.package(adapter))
+    for module in versions.modules(adapter):
+        wrapt.register_post_import_hook(say, module)
 
 
 def _replace(rival: str, queue: str) -> None:
