@@ -96,6 +96,9 @@ class Bridge:
         self.config = config
         self.system = adapter.system
         self._child_export = config.child_export or adapter.child_export
+        self._depth_is_not_asked_for = (
+            adapter.queries_for_depth and "queue_depth" not in config.origin
+        )
         self._reports = reports = Reports(adapter.system)
         self._tracing = Tracing(adapter.system, config, adapter.span_names, reports)
         self._measurements = Measurements(adapter.system, config)
@@ -228,7 +231,7 @@ class Bridge:
     def watch_depth(
         self, read: Callable[..., Iterable[Reading]], of: object = None
     ) -> Callable[[], None]:
-        if not self.config.queue_depth:
+        if not self.config.queue_depth or self._depth_is_not_asked_for:
             return _nothing
         return self._watch(semconv.DEPTH, read, of)
 
