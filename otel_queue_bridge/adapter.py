@@ -490,7 +490,7 @@ class Adapter(NamedTuple):
     Written `module:Qualified.name`; their subclasses count as well.
     """
     queries_for_depth: bool = False
-    """What waits is a query on the user's database: made only if the option `queue_depth` is set."""
+    """What waits takes a query on the user's database: only if the option `queue_depth` is set."""
     instruments_any: tuple[Variant, ...] = ()
     """In place of `instruments`: one has to be there, and each that is has to be tested."""
 

@@ -231,6 +231,12 @@ class CeleryInstrumentor(QueueInstrumentor):
     queue = "celery"
 
 
+class DjangoInstrumentor(QueueInstrumentor):
+    """Django Tasks."""
+
+    queue = "django"
+
+
 class DramatiqInstrumentor(QueueInstrumentor):
     """Dramatiq."""
 
@@ -253,6 +259,7 @@ _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
     instrumentor.queue: instrumentor
     for instrumentor in (
         CeleryInstrumentor,
+        DjangoInstrumentor,
         DramatiqInstrumentor,
         FastWorkerInstrumentor,
         RQInstrumentor,
