@@ -46,7 +46,7 @@ def say(what: str) -> None:
 
 def ranges() -> dict[str, SpecifierSet]:
     """Return which versions we allow of the queue libraries, OpenTelemetry's packages and wrapt."""
-    lines = [line for queue in adapters() for line in adapter_named(queue).instruments]
+    lines = [line for queue in adapters() for line in adapter_named(queue).tested]
     found = {one.name: one.specifier for one in map(Requirement, lines)}
     for one in map(Requirement, requires("otel-queue-bridge") or ()):
         if one.name.startswith("opentelemetry-") or one.name == "wrapt":

@@ -453,6 +453,17 @@ class BuiltIn(NamedTuple):
     functions: tuple[str, ...]
 
 
+class Variant(NamedTuple):
+    """One of several packages that a library may come in."""
+
+    tested: str
+    """The tested version range, as a requirement string."""
+    module: str
+    """Its import shows that a process uses the library."""
+    since: str = "0"
+    """The first version that has the library in it; one below it counts as missing."""
+
+
 class Adapter(NamedTuple):
     """One queue library.
 
@@ -478,3 +489,12 @@ class Adapter(NamedTuple):
 
     Written `module:Qualified.name`; their subclasses count as well.
     """
+    queries_for_depth: bool = False
+    """What waits takes a query on the user's database: only if the option `queue_depth` is set."""
+    instruments_any: tuple[Variant, ...] = ()
+    """In place of `instruments`: one has to be there, and each that is has to be tested."""
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """All tested version ranges, as requirement strings."""
+        return self.instruments + tuple(variant.tested for variant in self.instruments_any)

@@ -96,6 +96,9 @@ class Bridge:
         self.config = config
         self.system = adapter.system
         self._child_export = config.child_export or adapter.child_export
+        self._depth_is_not_asked_for = (
+            adapter.queries_for_depth and "queue_depth" not in config.origin
+        )
         self._reports = reports = Reports(adapter.system)
         self._tracing = Tracing(adapter.system, config, adapter.span_names, reports)
         self._measurements = Measurements(adapter.system, config)
@@ -118,8 +121,8 @@ class Bridge:
         for hook in adapter.hooks:
             self._patches.install(hook)
         if gaps is not None:
-            package = versions.package(adapter)
-            self._patches.when_imported(package, package, gaps.tell)
+            for module in versions.modules(adapter):
+                self._patches.when_imported(module, module, gaps.tell)
 
     def undo(self) -> None:
         """Restore the library exactly, and close all that was opened."""
@@ -228,7 +231,7 @@ class Bridge:
     def watch_depth(
         self, read: Callable[..., Iterable[Reading]], of: object = None
     ) -> Callable[[], None]:
-        if not self.config.queue_depth:
+        if not self.config.queue_depth or self._depth_is_not_asked_for:
             return _nothing
         return self._watch(semconv.DEPTH, read, of)
 

@@ -138,7 +138,8 @@ ABOUT = {
     "metrics": "false: no metrics at all",
     "queue_depth": (
         "whether workers read what waits in their queues: ready, delayed, dead, the oldest; they "
-        "do it on a separate connection, within a second"
+        "do it on a separate connection, within a second. Where that is a query on your database "
+        "(Django Tasks), only if this option is set to true"
     ),
     "excluded_tasks": (
         "tasks that get no spans and carry no trace; their metrics stay, except "

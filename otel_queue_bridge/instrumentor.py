@@ -81,7 +81,8 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     configuration = FileOptions
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        return adapter_named(self.queue).instruments
+        adapter = adapter_named(self.queue)
+        return versions.required(adapter) or adapter.tested
 
     @property
     def _is_instrumented_by_opentelemetry(self) -> bool:
@@ -195,7 +196,8 @@ def _refuse(adapter: Adapter, untested: versions.Untested) -> None:
             _warned.add(queue)
             _logger.warning("%s is not instrumented: %s", queue, untested)
 
-    wrapt.register_post_import_hook(say, versions.package(adapter))
+    for module in versions.modules(adapter):
+        wrapt.register_post_import_hook(say, module)
 
 
 def _replace(rival: str, queue: str) -> None:
@@ -229,6 +231,12 @@ class CeleryInstrumentor(QueueInstrumentor):
     queue = "celery"
 
 
+class DjangoInstrumentor(QueueInstrumentor):
+    """Django Tasks."""
+
+    queue = "django"
+
+
 class DramatiqInstrumentor(QueueInstrumentor):
     """Dramatiq."""
 
@@ -251,6 +259,7 @@ _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
     instrumentor.queue: instrumentor
     for instrumentor in (
         CeleryInstrumentor,
+        DjangoInstrumentor,
         DramatiqInstrumentor,
         FastWorkerInstrumentor,
         RQInstrumentor,

@@ -8,13 +8,14 @@ from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.dependencies import DependencyConflict, get_dependency_conflicts
+from packaging.requirements import Requirement
 
 from otel_queue_bridge.config import VARIABLE
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from otel_queue_bridge.adapter import Adapter, Hook
+    from otel_queue_bridge.adapter import Adapter, Hook, Variant
 
 _logger = logging.getLogger("otel_queue_bridge")
 
@@ -43,25 +44,42 @@ class Untested(DependencyConflict):
 
 
 def range_of(adapter: Adapter) -> str:
-    return ", ".join(adapter.instruments)
+    return ", ".join(adapter.tested)
+
+
+def required(adapter: Adapter) -> tuple[str, ...]:
+    """Return the tested ranges that count here: of several variants, those that are installed."""
+    return adapter.instruments + tuple(
+        variant.tested for variant in adapter.instruments_any if _is_installed(variant)
+    )
+
+
+def _is_installed(variant: Variant) -> bool:
+    name = Requirement(variant.tested).name
+    return get_dependency_conflicts([f"{name} >= {variant.since}"]) is None
 
 
 def conflict(adapter: Adapter) -> DependencyConflict | None:
     """Return what is wrong with the installed version: Untested, or a library that is missing."""
-    found = get_dependency_conflicts(adapter.instruments)
+    counts = required(adapter)
+    if adapter.instruments_any and not counts:
+        return DependencyConflict(range_of(adapter))
+    found = get_dependency_conflicts(counts)
     return found if found is None or found.found is None else Untested(adapter, found.found)
 
 
-def package(adapter: Adapter) -> str:
-    """Return the library's top-level package, whose import shows that a process uses it."""
+def modules(adapter: Adapter) -> tuple[str, ...]:
+    """Return the modules whose import shows that a process uses the library."""
+    if adapter.instruments_any:
+        return tuple(variant.module for variant in adapter.instruments_any)
     module = next((hook.target.partition(":")[0] for hook in adapter.hooks), adapter.system)
-    return module.partition(".")[0]
+    return (module.partition(".")[0],)
 
 
 class Gaps:
     """What hooks do not find in an untested version: one warning names it.
 
-    It comes when the library's package has been imported. What is missing in a module that is
+    It comes when the library has been imported. What is missing in a module that is
     imported later is reported then, like anything that goes wrong.
     """
 

@@ -10,7 +10,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 pytest.register_assert_rewrite("otel_queue_bridge.testing")
 
-from tests.servers import Processes, RabbitMQ, Valkey, unignore_signals  # noqa: E402 - it imports the kit
+from tests.servers import (  # noqa: E402 - it imports the kit
+    PostgreSQL,
+    Processes,
+    RabbitMQ,
+    Valkey,
+    unignore_signals,
+)
 
 if TYPE_CHECKING:
     from otel_queue_bridge.otlp import Receiver
@@ -58,6 +64,14 @@ def redis_url(valkey: Valkey) -> str:
 @pytest.fixture(scope="session")
 def rabbitmq(servers: Processes, tmp_path_factory: pytest.TempPathFactory) -> RabbitMQ:
     return RabbitMQ(servers, tmp_path_factory.mktemp("rabbitmq"))
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    with Processes(tmp_path_factory.mktemp("postgresql")) as processes:
+        server = PostgreSQL(processes)
+        yield server
+    server.remove()
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 import itertools
 import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ from otel_queue_bridge.testing.processes import (
 __all__ = [
     "CLOCK",
     "LIMIT",
+    "PostgreSQL",
     "Process",
     "Processes",
     "RabbitMQ",
@@ -147,6 +150,55 @@ def _rabbitmq_scripts() -> Path:
         if server and Path(server).exists():
             return Path(server).parent
     absent("rabbitmq-server")
+
+
+class PostgreSQL:
+    """A server of our own, with nothing kept; it refuses to run as root."""
+
+    def __init__(self, processes: Processes) -> None:
+        programs = _postgresql_programs()
+        # Not pytest's folder, which is closed to other users.
+        self._folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+        as_user: list[str] = []
+        if os.getuid() == 0:
+            user = pwd.getpwnam("nobody")
+            os.chown(self._folder, user.pw_uid, user.pw_gid)
+            as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
+            as_user.append("--clear-groups")
+        data, port = self._folder / "data", free_port()
+        initialise = ["--no-sync", "--auth=trust", "--username=test", "--locale=C"]
+        subprocess.run(
+            [*as_user, programs / "initdb", *initialise, "--encoding=UTF8", data],
+            cwd=self._folder,
+            check=True,
+            capture_output=True,
+            timeout=LIMIT,
+        )
+        settings = {
+            "fsync": "off",
+            "listen_addresses": "127.0.0.1",
+            "max_connections": "100",
+            "unix_socket_directories": "",
+        }
+        options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+        processes.start(
+            "postgresql",
+            [*as_user, str(programs / "postgres"), "-D", str(data), "-p", str(port), *options],
+            ready="ready to accept connections",
+            cwd=self._folder,
+        )
+        self._port = port
+        self.url = f"postgresql://test@127.0.0.1:{port}/postgres"
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _postgresql_programs() -> Path:
+    # Debian has none of them on the PATH, and may have several versions.
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    anywhere = found[-1] if found else shutil.which("initdb")
+    return Path(anywhere).parent if anywhere else absent("postgresql")
 
 
 def _listening(port: int) -> bool:

@@ -47,10 +47,11 @@ class Sdk(Collected):
         self.spans.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.bridges = []
 
-    def bridge(self, system="fake", **options):
+    def bridge(self, system="fake", *, queries=False, **options):
         providers = {"tracer_provider": self.spans, "meter_provider": self.provider}
         config = load({**providers, **options}, environment={})
-        self.bridges.append(Bridge(Adapter(system, (), ()), config))
+        adapter = Adapter(system, (), (), queries_for_depth=queries)
+        self.bridges.append(Bridge(adapter, config))
         assert self.bridges[-1].active()
         return self.bridges[-1]
 
@@ -182,6 +183,16 @@ def test_what_is_opened_after_the_undo_is_closed_at_once(sdk):
     assert relay.opened() is None
     assert (sdk.totals(WORKERS), sdk.totals(DEPTH)) == ({}, {})
     assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [({}, {}), ({"queue_depth": True}, {(): 3}), ({"queue_depth": False}, {})],
+)
+def test_a_depth_that_is_a_query_is_read_only_if_asked_for(sdk, options, read):
+    bridge = sdk.bridge(queries=True, **options)
+    bridge.watch_depth(lambda: [Reading(3, queue="low")])
+    assert sdk.totals(DEPTH) == read
 
 
 def test_a_process_that_is_not_instrumented_does_nothing_at_a_fork(sdk, monkeypatch):

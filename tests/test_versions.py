@@ -16,9 +16,9 @@ from opentelemetry.instrumentation.dependencies import DependencyConflictError
 from packaging.requirements import Requirement
 
 from otel_queue_bridge import instrument, instrumentor, uninstrument
-from otel_queue_bridge.adapter import Adapter, Hook
+from otel_queue_bridge.adapter import Adapter, Hook, Variant
 from otel_queue_bridge.instrumentor import adapter_named, adapters
-from otel_queue_bridge.versions import ALLOW, package, range_of
+from otel_queue_bridge.versions import ALLOW, Untested, conflict, modules, range_of, required
 from tests.servers import LIMIT
 from tests.site import Site
 
@@ -66,7 +66,7 @@ def test_who_does_not_import_the_library_hears_nothing(queue: str, site: Site) -
 
 def test_who_imports_it_gets_one_line_that_names_the_way_out(queue: str, site: Site) -> None:
     twice = "import otel_queue_bridge; otel_queue_bridge.instrument()"
-    ran = run(f"import {package(adapter_named(queue))}; {twice}; {SHOW}", site)
+    ran = run(f"import {modules(adapter_named(queue))[0]}; {twice}; {SHOW}", site)
     (line,) = ran.stderr.splitlines()
     assert f"{queue} is not instrumented: {queue} 99.0 is outside the tested range" in line
     assert f"{range_of(adapter_named(queue))}; {ALLOW} " in line
@@ -75,7 +75,7 @@ def test_who_imports_it_gets_one_line_that_names_the_way_out(queue: str, site: S
 
 def test_who_wants_it_has_it_and_one_warning(queue: str, site: Site) -> None:
     allow = dict([ALLOW.split("=")])
-    code = f"import {package(adapter_named(queue))}; {SHOW}"
+    code = f"import {modules(adapter_named(queue))[0]}; {SHOW}"
     ran = run(code, site, **allow)
     (line,) = ran.stderr.splitlines()
     assert line == (
@@ -87,7 +87,7 @@ def test_who_wants_it_has_it_and_one_warning(queue: str, site: Site) -> None:
 
 def test_a_queue_that_is_left_out_is_not_refused(queue: str, site: Site) -> None:
     others = ",".join(name for name in QUEUES if name != queue)
-    code = f"import {package(adapter_named(queue))}"
+    code = f"import {modules(adapter_named(queue))[0]}"
     assert run(code, site, OTEL_PYTHON_QUEUE_BRIDGE_QUEUES=others).stderr == ""
 
 
@@ -143,6 +143,46 @@ def test_an_untested_version_is_refused_once(library, caplog) -> None:
     assert library.there is there
 
 
+# A library that comes in several packages
+
+CORE = Variant("wrapt >= 1, < 99", "made_up_core", since="1")
+BACKPORT = Variant("made-up-backport >= 2", "made_up_backport")
+
+
+def variants(*found: Variant) -> Adapter:
+    return Adapter("made_up", (), (), instruments_any=found)
+
+
+def test_one_of_several_packages_is_enough() -> None:
+    adapter = variants(BACKPORT, CORE)
+    assert conflict(adapter) is None
+    assert required(adapter) == (CORE.tested,)
+
+
+def test_a_package_from_before_it_had_the_library_is_none() -> None:
+    found = conflict(variants(BACKPORT, CORE._replace(since="98")))
+    assert found is not None
+    assert found.found is None
+
+
+def test_all_of_its_packages_that_are_there_must_be_tested() -> None:
+    found = conflict(variants(CORE, Variant("pytest < 1", "pytest")))
+    assert isinstance(found, Untested)
+    assert str(found).startswith("pytest ")
+    assert "wrapt >= 1, < 99, pytest < 1" in str(found)
+
+
+def test_who_does_not_import_a_variant_hears_nothing(library, caplog, monkeypatch) -> None:
+    untested = CORE._replace(tested="wrapt < 1", module=f"{LIBRARY}.late")
+    monkeypatch.setattr(instrumentor, "adapter_named", lambda _: variants(untested))
+    (Path(library.__file__).parent / "late.py").touch()
+    instrument()
+    assert caplog.records == []
+    import_module(untested.module)
+    (record,) = caplog.records
+    assert "made_up is not instrumented: wrapt " in record.getMessage()
+
+
 # The ranges, which adapters hold and other places repeat
 
 
@@ -155,7 +195,7 @@ def test_the_extras_have_the_ranges_of_the_adapters() -> None:
                 found.append(requirement)
     for queue in QUEUES:
         (requirement,) = extras[queue]
-        (range_,) = map(Requirement, adapter_named(queue).instruments)
+        (range_,) = map(Requirement, adapter_named(queue).tested)
         assert (requirement.name, requirement.specifier) == (range_.name, range_.specifier)
     anything = extras["instruments-any"]
     assert sorted(requirement.name for requirement in anything) == QUEUES

@@ -106,7 +106,8 @@ def places() -> Iterator[tuple[str, object]]:
         for key, value in tuple(vars(module).items()):
             if callable(value):
                 yield f"{name}:{key}", value
-            if isinstance(value, type) and value.__module__ == name:
+            # Not `isinstance`: Django's lazy objects would be made for it.
+            if issubclass(type(value), type) and value.__module__ == name:
                 for attribute, found in tuple(vars(value).items()):
                     if callable(found) or isinstance(found, (classmethod, staticmethod)):
                         yield f"{name}:{key}.{attribute}", found

@@ -76,6 +76,8 @@ class Library:
     """Rows that this kind of broker or worker makes impossible, as in `AdapterContract.lacks`."""
     clear: Callable[[], object] | None = None
     """Remove what a killed worker leaves behind and the next one would stumble over."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of all its processes, unless a row has others: what is off by default, say."""
     ends: bool = True
     """Whether a worker ends when it is told to stop (SIGTERM)."""
 
@@ -411,7 +413,8 @@ class Rig:
             # Each by its name: the oldest OpenTelemetry that we allow knows no `*`.
             disabled += _instrumentors()
         env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = ",".join(disabled)
-        return env | otel_env(self.receiver, service) | dict(variables)
+        always = _variables(self.library.options)
+        return env | otel_env(self.receiver, service) | always | dict(variables)
 
 
 def _variables(options: Mapping[str, str] | None) -> dict[str, str]:

@@ -87,11 +87,14 @@ def _queue(library: Library) -> Finding:
         )
     tested = versions.range_of(adapter)
     if conflict is None:
-        name = Requirement(adapter.instruments[0]).name
-        return ok(f"{name} {installed(name)} (tested: {tested})", queue=queue)
+        names = [Requirement(requirement).name for requirement in versions.required(adapter)]
+        here = ", ".join(f"{name} {installed(name)}" for name in names)
+        return ok(f"{here} (tested: {tested})", queue=queue)
     if conflict.found is None:
         return ok(f"{queue} is not installed (tested: {tested})", queue=queue)
-    install = "pip install " + " ".join(f"'{requirement}'" for requirement in adapter.instruments)
+    install = "pip install " + " ".join(
+        f"'{requirement}'" for requirement in versions.required(adapter)
+    )
     if not (allowed and isinstance(conflict, versions.Untested)):
         return problem(
             f"{conflict.found} is not instrumented: it is outside the tested range, {tested}",
