@@ -241,6 +241,12 @@ class RQInstrumentor(QueueInstrumentor):
     queue = "rq"
 
 
+class ARQInstrumentor(QueueInstrumentor):
+    """ARQ."""
+
+    queue = "arq"
+
+
 class FastWorkerInstrumentor(QueueInstrumentor):
     """FastWorker."""
 
@@ -250,6 +256,7 @@ class FastWorkerInstrumentor(QueueInstrumentor):
 _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
     instrumentor.queue: instrumentor
     for instrumentor in (
+        ARQInstrumentor,
         CeleryInstrumentor,
         DramatiqInstrumentor,
         FastWorkerInstrumentor,
