@@ -65,9 +65,9 @@ def finish_failed_job(_: Call, recorder: Recorder) -> Generator[None, None, None
     run = current.get()
     if run is None:
         return
-    outcome = run.refusal()
-    with run.dispatch or run.open_dispatch(recorder, kept(run.kept)) as operation:
-        operation.settle(outcome)
-        if run.kept is not None:
-            joining.set(forget(run.job_id))
-        yield
+    outcome, run.finished = run.refusal(), True
+    dispatch = run.dispatch or run.open_dispatch(recorder, kept(run.kept))
+    dispatch.settle(outcome)
+    if run.kept is not None:
+        joining.set(forget(run.job_id))
+    yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,12 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def finish_job(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     run, finish = current.get(), call.argument(1, "finish")
-    operation = None if run is None else run.execute or run.dispatch
-    if run is None or operation is None:
+    if run is None or run.dispatch is None:
         return
-    with operation:
-        operation.settle(run.outcome(finish=finish))
+    run.finished = True
+    operation = run.execute or run.dispatch
+    operation.settle(run.outcome(finish=finish))
+    with run.execute or nullcontext():
         if not finish:
             yield from _submit_again(run, call, recorder)
             return

@@ -52,6 +52,7 @@ class Run:
         self.raised: BaseException | None = None
         """What the body has raised: `CancelledError` for a timeout, an abort and a shutdown."""
         self.aborted = False
+        self.finished = False
         self.result: BaseException | None = None
         """The error that ARQ has written as the job's result."""
 
@@ -106,15 +107,11 @@ class Run:
         return Outcome("failure", self.result)
 
     def end(self, error: BaseException | None) -> None:
-        """End what ARQ has left open: the worker is stopped, or a hook of the user's has failed."""
         operation = self.execute or self.dispatch
         if operation is not None:
-            if error is None:
-                operation.settle(self.outcome(finish=True))
-            elif isinstance(error, asyncio.CancelledError):
-                operation.settle(RETRY)
-            else:
-                operation.settle(Outcome("retry", error))
+            if not self.finished:  # the worker is stopped, or a hook of the user's has failed
+                stopped = isinstance(error, asyncio.CancelledError)
+                operation.settle(RETRY if stopped else Outcome("retry", error))
             operation.end()
         self.entered.close()
         self.raised = self.result = None  # their tracebacks hold the task's arguments
