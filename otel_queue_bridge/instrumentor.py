@@ -249,6 +249,12 @@ class RQInstrumentor(QueueInstrumentor):
     queue = "rq"
 
 
+class ARQInstrumentor(QueueInstrumentor):
+    """ARQ."""
+
+    queue = "arq"
+
+
 class FastWorkerInstrumentor(QueueInstrumentor):
     """FastWorker."""
 
@@ -258,6 +264,7 @@ class FastWorkerInstrumentor(QueueInstrumentor):
 _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
     instrumentor.queue: instrumentor
     for instrumentor in (
+        ARQInstrumentor,
         CeleryInstrumentor,
         DjangoInstrumentor,
         DramatiqInstrumentor,
