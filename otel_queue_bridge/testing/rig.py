@@ -77,7 +77,9 @@ class Library:
     clear: Callable[[], object] | None = None
     """Remove what a killed worker leaves behind and the next one would stumble over."""
     ends: bool = True
-    """Whether a worker ends when it is told to stop (SIGTERM)."""
+    """Whether a worker ends when it is told to stop."""
+    stop_signal: int = signal.SIGTERM
+    """What tells it to stop once it has finished the tasks that it runs."""
 
 
 class Run:
@@ -215,7 +217,7 @@ class Rig:
         stopped = [one for workers in self._workers.values() for one in self._running(workers)]
         moment = self._moment()
         for process in stopped:
-            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, self.library.stop_signal)
         if not self.library.ends:
             self._export(self._services, moment)
             for process in stopped:
