@@ -247,12 +247,19 @@ class FastWorkerInstrumentor(QueueInstrumentor):
     queue = "fastworker"
 
 
+class HueyInstrumentor(QueueInstrumentor):
+    """Huey."""
+
+    queue = "huey"
+
+
 _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
     instrumentor.queue: instrumentor
     for instrumentor in (
         CeleryInstrumentor,
         DramatiqInstrumentor,
         FastWorkerInstrumentor,
+        HueyInstrumentor,
         RQInstrumentor,
     )
 }
