@@ -261,6 +261,12 @@ class FastWorkerInstrumentor(QueueInstrumentor):
     queue = "fastworker"
 
 
+class HueyInstrumentor(QueueInstrumentor):
+    """Huey."""
+
+    queue = "huey"
+
+
 _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
     instrumentor.queue: instrumentor
     for instrumentor in (
@@ -269,6 +275,7 @@ _INSTRUMENTORS: dict[str, type[QueueInstrumentor]] = {
         DjangoInstrumentor,
         DramatiqInstrumentor,
         FastWorkerInstrumentor,
+        HueyInstrumentor,
         RQInstrumentor,
     )
 }

@@ -155,8 +155,8 @@ MISTAKES = {
         ("options", "warning", "OTEL_EXPORTER_OLTP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ),
     "unknown queue": (
-        {f"{VARIABLE}QUEUES": "celery,huey"},
-        ("loading", "problem", "'huey'", "celery"),
+        {f"{VARIABLE}QUEUES": "celery,kew"},
+        ("loading", "problem", "'kew'", "celery"),
     ),
     "queue left out": (
         {f"{VARIABLE}QUEUES": ","},
@@ -334,7 +334,7 @@ def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected, tmp_
     without_grpc.add("opentelemetry-exporter-otlp-proto-grpc", version("opentelemetry-sdk"))
     report = run("--json", environment=healthy | without_grpc.environment | changes)
     # A setting that affects every queue is reported once for each.
-    others = ("dramatiq is ", "fastworker is ", "rq is ", "FastAPI is ")
+    others = ("dramatiq is ", "fastworker is ", "huey is ", "rq is ", "FastAPI is ")
     findings = [one for one in report.remarks if not one["message"].startswith(others)]
     assert len(findings) == 1, report.remarks
     (finding,) = findings
@@ -589,13 +589,13 @@ def test_a_dependency_of_the_wrong_version_is_found(
 def test_a_strangers_adapter_is_examined_like_ours(healthy, site):
     (site.folder / "strange.py").write_text(
         "from otel_queue_bridge.adapter import Adapter\n"
-        "absent = Adapter('huey', ('huey >= 2',), ())\n"
+        "absent = Adapter('kew', ('kew >= 2',), ())\n"
         "present = Adapter('there', ('wrapt',), ())\n"
     )
-    lines = "huey = strange:absent\nthere = strange:present\nbroken = strange:nothing"
+    lines = "kew = strange:absent\nthere = strange:present\nbroken = strange:nothing"
     site.add("strange", **{"otel_queue_bridge.adapters": lines})
     report = run("--json", environment=healthy | site.environment)
-    assert report.says("versions", "ok", "huey is not installed (tested: huey >= 2)")
+    assert report.says("versions", "ok", "kew is not installed (tested: kew >= 2)")
     assert report.says("loading", "ok", "there: opentelemetry-instrument does not load it")
     (finding,) = report.remarks
     assert "the adapter of broken cannot be loaded: AttributeError" in finding["message"]
@@ -663,7 +663,7 @@ def test_under_opentelemetry_instrument_the_patched_queues_are_shown(healthy):
     report = run("--json", environment=healthy | off, command=UNDER_INSTRUMENT)
     findings = report.of("patched now")
     assert (report.code, {finding["level"] for finding in findings}) == (0, {"ok"})
-    queues = ["celery", "dramatiq", "fastworker", "rq"]
+    queues = ["celery", "dramatiq", "fastworker", "huey", "rq"]
     assert [finding["message"] for finding in findings] == [
         f"{queue}: submit, execute; metrics on" for queue in queues if find_spec(queue)
     ]
@@ -685,7 +685,7 @@ def test_under_opentelemetry_instrument_a_bad_option_is_one_problem_and_what_fol
 ):
     bad = {"OTEL_METRICS_EXPORTER": "none", f"{VARIABLE}RELATION": "sibling"}
     report = run("--json", environment=healthy | bad, command=UNDER_INSTRUMENT)
-    queues = ["celery", "dramatiq", "fastworker", "rq"]
+    queues = ["celery", "dramatiq", "fastworker", "huey", "rq"]
     patched, option = report.remarks
     assert patched["message"] == "not patched: " + ", ".join(q for q in queues if find_spec(q))
     assert f"{VARIABLE}RELATION" in option["message"]

@@ -79,7 +79,9 @@ class Library:
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of all its processes, unless a row has others: what is off by default, say."""
     ends: bool = True
-    """Whether a worker ends when it is told to stop (SIGTERM)."""
+    """Whether a worker ends when it is told to stop."""
+    stop_signal: int = signal.SIGTERM
+    """What tells it to stop once it has finished the tasks that it runs."""
 
 
 class Run:
@@ -217,7 +219,7 @@ class Rig:
         stopped = [one for workers in self._workers.values() for one in self._running(workers)]
         moment = self._moment()
         for process in stopped:
-            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, self.library.stop_signal)
         if not self.library.ends:
             self._export(self._services, moment)
             for process in stopped:

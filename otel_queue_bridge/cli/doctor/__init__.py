@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from otel_queue_bridge.cli.doctor import (
@@ -15,6 +16,7 @@ from otel_queue_bridge.cli.doctor import (
     loading,
     options,
     patched,
+    serializers,
     tracing,
     versions,
 )
@@ -59,7 +61,7 @@ def run(chosen: Namespace) -> int:
         "export": export.findings(environment, send_span=chosen.probe),
         "gauges": options.gauges(config),
         "forks": options.forks(config),
-        "propagation": tracing.propagation(environment),
+        "propagation": chain(tracing.propagation(environment), serializers.findings()),
         "sampling": tracing.sampling(environment),
         "privacy": options.privacy(config),
         "broker": broker.findings(chosen.broker),

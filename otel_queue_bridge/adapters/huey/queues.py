@@ -1,0 +1,55 @@
+"""Read how many tasks wait, and for how long the next one has.
+
+A connection of the host's is not used for that, nor a storage that we do not know.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import TYPE_CHECKING, Any
+
+from otel_queue_bridge.adapter import Reading, ask_redis
+from otel_queue_bridge.adapters.huey.carrier import stored
+from otel_queue_bridge.adapters.huey.reading import kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_queue_bridge.adapter import Recorder
+
+
+def readings(huey: Any, recorder: Recorder) -> Iterator[Reading]:
+    known = kinds(huey.storage.__class__)
+    reads = {"RedisStorage": _redis, "BaseSqlStorage": _sql, "FileStorage": _plain}
+    read = next((read for kind, read in reads.items() if kind in known), None)
+    if read is _redis and not hasattr(huey.storage, "pool"):  # a client that is not redis-py's
+        return
+    if read is not None:
+        ready, delayed, head = read(huey.storage)
+        oldest = 0.0 if ready == 0 else None
+        if head is not None:
+            oldest = recorder.age(stored(head, huey.serializer))
+        yield Reading(ready, huey.name, delayed=delayed, oldest=oldest)
+
+
+def _redis(storage: Any) -> tuple[int, int, Any]:
+    queue = storage.queue_key
+    size, head = ("LLEN", queue), ("LRANGE", queue, -1, -1)
+    if "RedisPriorityQueue" in kinds(storage.__class__):
+        size, head = ("ZCARD", queue), ("ZRANGE", queue, 0, 0)
+    ready, delayed, first = ask_redis(storage.conn, [size, ("ZCARD", storage.schedule_key), head])
+    return ready, delayed, next(iter(first), None)
+
+
+def _sql(storage: Any) -> tuple[int, int, Any]:
+    own = copy.copy(storage)  # with a connection that no other thread has; 2.6 has one per thread
+    own._conn, own.lock = None, threading.Lock()  # noqa: SLF001 - there is nothing public
+    try:
+        return own.queue_size(), own.schedule_size(), next(iter(own.enqueued_items(1)), None)
+    finally:
+        own.close()
+
+
+def _plain(storage: Any) -> tuple[int, int, Any]:
+    return storage.queue_size(), storage.schedule_size(), None

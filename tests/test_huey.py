@@ -1,0 +1,436 @@
+"""Huey's adapter in one process: Huey's classes, with their queue in memory."""
+
+import copy
+import gzip
+import json
+import logging
+import pickle
+import zlib
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, group
+from huey.serializer import Serializer, SignedSerializer
+from huey.storage import MemoryStorage
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from otel_queue_bridge import instrument, uninstrument
+from otel_queue_bridge.adapters.huey.carrier import stored
+
+MARK = b"otel\n"
+SECRET = "swordfish"  # noqa: S105 - signs what only tests read
+
+
+class LostError(Exception):
+    """Raised by a storage that is gone."""
+
+
+class Recorded:
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        self._reader = InMemoryMetricReader()
+        tracers = TracerProvider()
+        tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracer = tracers.get_tracer("user")
+        self.options = {
+            "tracer_provider": tracers,
+            "meter_provider": MeterProvider([self._reader]),
+        }
+
+    def spans(self):
+        return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time)
+
+    def paths(self):
+        """Return the path of each span, from its root down, in order of their start."""
+        known = {span.context.span_id: span for span in self.spans()}
+
+        def path(span):
+            above = span.parent and known.get(span.parent.span_id)
+            name, _, task = span.name.partition(" ")
+            words = (name, task.rpartition(".")[2], span.attributes.get("task.status"))
+            return (
+                f"{path(above)} > {shown}"
+                if (shown := " ".join(filter(None, words))) and above
+                else shown
+            )
+
+        return [path(span) for span in self.spans()]
+
+
+@pytest.fixture
+def recorded():
+    recorded = Recorded()
+    instrument("huey", **recorded.options)
+    yield recorded
+    uninstrument("huey")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logging.getLogger("huey").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("huey").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(params=["plain", "gzip", "zlib", "signed", "signed and compressed"])
+def serializer(request):
+    return {
+        "plain": Serializer(),
+        "gzip": Serializer(compression=True),
+        "zlib": Serializer(compression=True, use_zlib=True),
+        "signed": SignedSerializer(secret=SECRET),
+        "signed and compressed": SignedSerializer(secret=SECRET, compression=True),
+    }[request.param]
+
+
+def ok(*args, **kwargs):
+    return None
+
+
+def queue(serializer=None, function=ok, **options):
+    huey = MemoryHuey("shop", serializer=serializer)
+    return huey, huey.task(**options)(function)
+
+
+def drain(huey):
+    """Run all that waits, as a worker does."""
+    while (task := huey.dequeue()) is not None:
+        huey.execute(task)
+
+
+# The trailer
+
+
+def test_the_carrier_is_a_trailer_that_a_bare_peer_does_not_see(recorded, serializer):
+    huey, task = queue(serializer)
+    task(1, shown=2)
+    (data,) = huey.storage.enqueued_items()
+    assert set(stored(data, serializer)) == {"traceparent", "otel-submitted"}
+    uninstrument("huey")
+    message = serializer.deserialize(data)
+    assert (message.args, message.kwargs, message.id) == ((1,), {"shown": 2}, huey.pending()[0].id)
+    drain(huey)
+    instrument("huey", **recorded.options)
+
+
+def test_one_trace_whatever_the_serializer(recorded, serializer):
+    huey, task = queue(serializer)
+    with recorded.tracer.start_as_current_span("caller"):
+        task()
+    drain(huey)
+    assert recorded.paths()[-1] == "caller > submit ok > dispatch ok > execute ok success"
+
+
+def test_results_and_what_else_is_stored_bear_no_trailer(recorded, serializer):
+    huey, task = queue(serializer, lambda: "result", name="task")
+    result = task()
+    drain(huey)
+    data = huey.storage.peek_data(result.id)
+    assert stored(data, serializer) is None
+    assert result() == "result"
+
+
+def trailer(text, length=None):
+    return text + (len(text) if length is None else length).to_bytes(4, "big") + MARK
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        MARK,
+        b"\0\0" + MARK,
+        trailer(b""),
+        trailer(b"{", 1),
+        trailer(b"{}", 1),
+        trailer(b"{}", 2**32 - 1),
+        trailer(b"[1]"),
+        trailer(b"null"),
+        trailer(b'"text"'),
+        trailer(b"\xff\xfe"),
+        trailer(b"[" * 60_000),
+        trailer(json.dumps({"traceparent": 1, "otel-submitted": [], "tracestate": {}}).encode()),
+        trailer(b'{"otel-submitted": NaN, "otel-attempt": "9999999999", "otel-schedule": 1e999}'),
+        trailer(json.dumps({"traceparent": "x" * 70_000}).encode()),
+    ],
+)
+def test_a_hostile_trailer_changes_nothing(recorded, serializer, junk, caplog):
+    ran = []
+    huey, task = queue(serializer, lambda: ran.append(1), name="task")
+    with_junk = pickle.dumps(huey._registry.create_message(task.s())) + junk  # noqa: SLF001
+    sign = getattr(serializer, "_sign", bytes)
+    data = sign(with_junk)
+    if serializer.comp:
+        data = zlib.compress(data) if serializer.use_zlib else gzip.compress(data)
+    huey.storage.enqueue(data)
+    drain(huey)
+    assert ran == [1]
+    assert recorded.paths() == ["dispatch task", "dispatch task > execute task success"]
+    assert recorded.spans()[1].attributes["task.attempt"] == 1
+    assert "otel_queue_bridge" not in {record.name for record in caplog.records}
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", pickle.dumps(7), trailer(b"{}")])
+def test_what_cannot_be_decoded_is_rejected(recorded, data):
+    huey, _ = queue()
+    huey.storage.enqueue(data)
+    with suppress(Exception):  # pickle's errors are of many kinds
+        huey.dequeue()
+    assert recorded.paths() == ["dispatch unknown rejected"]
+
+
+def test_a_custom_serializer_that_calls_its_parent_carries_the_trace(recorded):
+    class Reversing(Serializer):
+        def _serialize(self, data):
+            return super()._serialize(data)[::-1]
+
+        def _deserialize(self, data):
+            return super()._deserialize(data[::-1])
+
+    huey, task = queue(Reversing())
+    task()
+    drain(huey)
+    assert recorded.paths()[-1] == "submit ok > dispatch ok > execute ok success"
+
+
+def test_a_custom_serializer_that_does_not_is_named_once(recorded, caplog):
+    class Other(Serializer):
+        def _serialize(self, data):
+            return pickle.dumps(tuple(data))
+
+        def _deserialize(self, data):
+            from huey.registry import Message
+
+            return Message(*pickle.loads(data))  # noqa: S301
+
+    huey, task = queue(Other())
+    task()
+    task()
+    drain(huey)
+    assert recorded.paths()[-1] == "dispatch ok > execute ok success"
+    said = [record.getMessage() for record in caplog.records if record.name == "otel_queue_bridge"]
+    assert len(said) == 1
+    assert "Other" in said[0]
+
+
+# Attempts
+
+
+def test_a_retry_has_a_number_and_keeps_what_its_submit_decided(recorded):
+    def fail():
+        raise ValueError
+
+    huey, task = queue(None, fail, retries=2)
+    task()
+    drain(huey)
+    assert recorded.paths()[-1].count("execute fail retry") == 2
+    assert recorded.paths()[-1].endswith("execute fail failure")
+    numbers = [span.attributes["task.attempt"] for span in recorded.spans()]
+    assert numbers == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_the_same_task_object_again_is_another_task(recorded):
+    huey, task = queue()
+    signature = task.s()
+    huey.enqueue(signature)
+    huey.enqueue(signature)
+    drain(huey)
+    traces = {span.context.trace_id for span in recorded.spans()}
+    assert (len(traces), len(recorded.spans())) == (2, 6)
+    assert vars(signature).keys() & {"otel_carrier"} == set()
+
+
+def test_a_running_task_may_be_copied_and_enqueued_anew(recorded):
+    def body(task=None):
+        copies.append(copy.deepcopy(task))
+        if len(copies) == 1:
+            huey.enqueue(copy.copy(task))
+
+    copies = []
+    huey, _ = queue(None, body, context=True)
+    huey.enqueue(_.s())
+    drain(huey)
+    assert recorded.paths()[-1] == (
+        "submit body > dispatch body > execute body success"
+        " > submit body > dispatch body > execute body success"
+    )
+    assert {span.attributes["task.attempt"] for span in recorded.spans()} == {1}
+
+
+def test_a_task_that_is_only_looked_at_is_not_dispatched(recorded):
+    huey, task = queue()
+    task()
+    task.schedule(delay=100)
+    assert len(huey.pending()) == 2
+    drain(huey)
+    assert len(huey.scheduled()) == 1
+    assert recorded.paths() == [
+        "submit ok",
+        "submit ok",
+        "submit ok > dispatch ok",
+        "submit ok > dispatch ok > execute ok success",
+    ]
+
+
+@pytest.mark.parametrize("utc", [True, False])
+def test_the_planned_start_is_no_waiting(recorded, utc):
+    huey = MemoryHuey("shop", utc=utc)
+    task = huey.task()(ok)
+    task.schedule(eta=datetime.now(timezone.utc) + timedelta(seconds=1))
+    huey.execute(huey.dequeue())
+    later = huey._get_timestamp() + timedelta(seconds=2)  # noqa: SLF001
+    (delayed,) = huey.read_schedule(later)
+    huey.execute(delayed, later)
+    execute = recorded.spans()[-1]
+    assert execute.attributes["task.wait"] == 0  # it ran ahead of its time
+
+
+def test_what_a_signals_receiver_submits_is_a_task_of_its_own(recorded):
+    huey, task = queue()
+    then = huey.task(name="then")(ok)
+
+    @huey.signal("enqueued", "complete", "revoked")
+    def receive(signal, task):
+        if task.name != "then":
+            then(signal)
+
+    task()
+    result = task.schedule(delay=0)
+    result.revoke()
+    drain(huey)
+    paths = recorded.paths()
+    assert paths.count("submit ok > submit then") == 2
+    assert "submit ok > dispatch ok > execute ok success > submit then" in paths
+    assert "submit ok > dispatch ok cancelled > submit then" in paths
+
+
+# Immediate
+
+
+@pytest.fixture
+def immediate():
+    return MemoryHuey("shop", immediate=True)
+
+
+def test_immediate_tasks_have_no_dispatch(recorded, immediate):
+    task = immediate.task()(ok)
+    with recorded.tracer.start_as_current_span("caller"):
+        task()
+    assert recorded.paths() == [
+        "caller",
+        "caller > submit ok",
+        "caller > submit ok > execute ok success",
+    ]
+
+
+def test_an_immediate_retry_is_inside_its_attempt(recorded, immediate):
+    attempts = []
+
+    @immediate.task(retries=1)
+    def again():
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ValueError
+
+    again()
+    assert recorded.paths()[-1] == (
+        "submit again > execute again retry > submit again > execute again success"
+    )
+    assert [span.attributes["task.attempt"] for span in recorded.spans()] == [1, 1, 2, 2]
+
+
+def test_immediate_pipelines_groups_and_chords(recorded, immediate):
+    one = immediate.task(name="one")(lambda *_: 1)
+    two = immediate.task(name="two")(lambda *_: 2)
+    immediate.enqueue(one.s().then(two))
+    assert (
+        recorded.paths()[-1]
+        == "submit one > execute one success > submit two > execute two success"
+    )
+    immediate.enqueue(group([one.s(), one.s()]))
+    immediate.enqueue(chord([one.s(), one.s()], two.s()))
+    assert (
+        recorded.paths()[-1]
+        == "submit one > execute one success > submit two > execute two success"
+    )
+    assert sum(path == "submit one" for path in recorded.paths()) == 5
+
+
+# Errors
+
+
+def test_a_storage_that_fails_is_no_success(recorded):
+    class Failing(MemoryStorage):
+        def put_data(self, key, value, is_result=False):  # noqa: FBT002 - as Huey has it
+            raise LostError
+
+    huey = Huey("shop", storage_class=Failing)
+    task = huey.task()(lambda: 1)
+    task()
+    with pytest.raises(LostError):
+        drain(huey)
+    execute = recorded.spans()[-1]
+    assert (execute.attributes["task.status"], execute.attributes["error.type"]) == (
+        "failure",
+        "tests.test_huey.LostError",
+    )
+
+
+def test_a_retry_that_cannot_be_stored_is_a_failure(recorded):
+    class Failing(MemoryStorage):
+        def add_to_schedule(self, data, ts):
+            raise LostError
+
+    def fail():
+        raise ValueError
+
+    huey = Huey("shop", storage_class=Failing)
+    huey.task(retries=1, retry_delay=1)(fail)()
+    with pytest.raises(LostError):
+        drain(huey)
+    submit = recorded.spans()[-1]
+    assert (submit.name.partition(" ")[0], submit.attributes["error.type"]) == (
+        "submit",
+        "tests.test_huey.LostError",
+    )
+    (execute,) = (span for span in recorded.spans() if span.name.startswith("execute"))
+    assert execute.attributes["task.status"] == "failure"
+
+
+@pytest.mark.parametrize("error", [CancelExecution, RetryTask])
+def test_what_asks_for_an_end_is_no_error(recorded, error):
+    def ask():
+        raise error
+
+    huey, task = queue(None, ask, name="task")
+    task()
+    huey.execute(huey.dequeue())
+    execute = next(span for span in recorded.spans() if span.name.startswith("execute"))
+    assert execute.attributes["task.status"] == (
+        "cancelled" if error is CancelExecution else "retry"
+    )
+    assert execute.status.is_unset
+    assert "error.type" not in execute.attributes
+
+
+@pytest.mark.parametrize("shown", [(1, 2), (1,)])
+def test_arguments_have_the_names_of_the_users_function(shown):
+    recorded = Recorded()
+
+    def takes(first, second=0, task=None):
+        pass
+
+    huey, task = queue(None, takes, context=True, name="takes")
+    instrument("huey", capture_arguments="tests.test_huey.takes:first,second", **recorded.options)
+    try:
+        task(*shown)
+        drain(huey)
+    finally:
+        uninstrument("huey")
+    submit, *_ = recorded.spans()
+    assert submit.attributes["task.argument.first"] == 1
+    assert submit.attributes.get("task.argument.second") == (2 if len(shown) > 1 else None)
