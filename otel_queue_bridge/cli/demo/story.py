@@ -149,6 +149,18 @@ QUEUES = {
         chain=_chain("shop.thanks", "fastworker", "letter.write"),
         python=(3, 12),
     ),
+    "huey": Queue(
+        requires=("huey", "redis"),
+        workers=(
+            Participant(
+                "huey",
+                "huey.bin.huey_consumer",
+                ("shop.parcel.huey", "--workers=1"),
+                ready=r"The following commands are available",
+            ),
+        ),
+        chain=_chain("shop.parcel.label", "huey", "label.draw"),
+    ),
 }
 
 
