@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from otel_queue_bridge.adapter import Recorder
 
+    Read = tuple[int, int, "list[Any] | None"]
+    """How many wait, how many are delayed, and what is served next: one, none, or unknown."""
+
 
 def readings(huey: Any, recorder: Recorder) -> Iterator[Reading]:
     known = kinds(huey.storage.__class__)
@@ -26,30 +29,31 @@ def readings(huey: Any, recorder: Recorder) -> Iterator[Reading]:
     if read is _redis and not hasattr(huey.storage, "pool"):  # a client that is not redis-py's
         return
     if read is not None:
-        ready, delayed, head = read(huey.storage)
-        oldest = 0.0 if ready == 0 else None
-        if head is not None:
-            oldest = recorder.age(stored(head, huey.serializer))
+        ready, delayed, next_ones = read(huey.storage)
+        oldest = None if next_ones is None else 0.0
+        for data in next_ones or ():
+            oldest = recorder.age(stored(data, huey.serializer))
         yield Reading(ready, huey.name, delayed=delayed, oldest=oldest)
 
 
-def _redis(storage: Any) -> tuple[int, int, Any]:
+def _redis(storage: Any) -> Read:
     queue = storage.queue_key
     size, head = ("LLEN", queue), ("LRANGE", queue, -1, -1)
     if "RedisPriorityQueue" in kinds(storage.__class__):
         size, head = ("ZCARD", queue), ("ZRANGE", queue, 0, 0)
     ready, delayed, first = ask_redis(storage.conn, [size, ("ZCARD", storage.schedule_key), head])
-    return ready, delayed, next(iter(first), None)
+    return ready, delayed, first
 
 
-def _sql(storage: Any) -> tuple[int, int, Any]:
+def _sql(storage: Any) -> Read:
     own = copy.copy(storage)  # with a connection that no other thread has; 2.6 has one per thread
     own._conn, own.lock = None, threading.Lock()  # noqa: SLF001 - there is nothing public
     try:
-        return own.queue_size(), own.schedule_size(), next(iter(own.enqueued_items(1)), None)
+        return own.queue_size(), own.schedule_size(), own.enqueued_items(1)
     finally:
         own.close()
 
 
-def _plain(storage: Any) -> tuple[int, int, Any]:
+def _plain(storage: Any) -> Read:
+    # To open the first file may fail, as a worker renames it; it takes a lock to do better.
     return storage.queue_size(), storage.schedule_size(), None

@@ -44,7 +44,8 @@ class Participant:
     def shown(self) -> str:
         """The command as a user would type it."""
         prefix = ["opentelemetry-instrument"] if self.instrumented else []
-        return " ".join([*prefix, self.module.removesuffix(".cli"), *self.arguments])
+        command = self.module.removesuffix(".cli").rpartition(".")[2]
+        return " ".join([*prefix, command, *self.arguments])
 
     def expanded(self, environment: Mapping[str, str]) -> Participant:
         arguments = (Template(argument).substitute(environment) for argument in self.arguments)

@@ -109,6 +109,19 @@ QUEUES = {
         workers=(Participant("rq", "rq.cli", ("worker", "warehouse"), ready=r"Listening on"),),
         chain=_chain("shop.stock.fill", "rq", "stock.count"),
     ),
+    "huey": Queue(
+        requires=("huey", "redis"),
+        module="shop.parcel",
+        workers=(
+            Participant(
+                "huey",
+                "huey.bin.huey_consumer",
+                ("shop.parcel.huey", "--workers=1"),
+                ready=r"The following commands are available",
+            ),
+        ),
+        chain=_chain("shop.parcel.label", "huey", "label.draw"),
+    ),
     "fastworker": Queue(
         requires=("fastworker",),
         module="shop.thanks",

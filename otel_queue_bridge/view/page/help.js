@@ -7,6 +7,7 @@ const WORKERS = {
   Dramatiq: "dramatiq shop",
   RQ: "rq worker",
   FastWorker: "fastworker control-plane --task-modules shop",
+  Huey: "huey_consumer shop.huey",
 };
 
 let queue = "Celery";
