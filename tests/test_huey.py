@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from otel_queue_bridge import instrument, uninstrument
 from otel_queue_bridge.adapters.huey.carrier import stored
+from otel_queue_bridge.cli.doctor import serializers
 
 MARK = b"otel\n"
 SECRET = "swordfish"  # noqa: S105 - signs what only tests read
@@ -215,6 +216,11 @@ def test_a_custom_serializer_that_does_not_is_named_once(recorded, caplog):
     said = [record.getMessage() for record in caplog.records if record.name == "otel_queue_bridge"]
     assert len(said) == 1
     assert "Other" in said[0]
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", MARK, trailer(b"{"), b"\x1f\x8b junk"])
+def test_a_stored_message_that_is_junk_has_no_carrier(serializer, junk):
+    assert stored(junk, serializer) is None
 
 
 # Attempts
@@ -434,3 +440,22 @@ def test_arguments_have_the_names_of_the_users_function(shown):
     submit, *_ = recorded.spans()
     assert submit.attributes["task.argument.first"] == 1
     assert submit.attributes.get("task.argument.second") == (2 if len(shown) > 1 else None)
+
+
+def test_doctor_names_the_serializers_that_carry_nothing():
+    class Json(Serializer):
+        def _serialize(self, data):
+            return json.dumps(data).encode()
+
+    class Whole(Serializer):
+        def serialize(self, data):
+            return json.dumps(data).encode()
+
+    class Wrapping(Serializer):
+        def _serialize(self, data):
+            return b"1" + super()._serialize(data)
+
+    said = {finding.message.partition(",")[0] for finding in serializers.findings()}
+    named = {kind for kind in (Json, Whole, Wrapping) if f"{__name__}.{kind.__qualname__}" in said}
+    assert named == {Json, Whole}
+    assert not any(name.startswith("huey.") for name in said)
