@@ -46,6 +46,18 @@ class Recorded:
     def spans(self):
         return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time)
 
+    def counts(self, metric):
+        """Return the values of a counter, by status."""
+        data = self._reader.get_metrics_data()
+        scopes = [scope for found in data.resource_metrics for scope in found.scope_metrics]
+        return {
+            point.attributes.get("task.status"): point.value
+            for scope in scopes
+            for found in scope.metrics
+            if found.name == metric
+            for point in found.data.data_points
+        }
+
     def paths(self):
         """Return the path of each span, from its root down, in order of their start."""
         known = {span.context.span_id: span for span in self.spans()}
@@ -331,6 +343,15 @@ def test_immediate_tasks_have_no_dispatch(recorded, immediate):
         "caller > submit ok",
         "caller > submit ok > execute ok success",
     ]
+
+
+def test_an_immediate_task_that_has_expired_is_counted(recorded, immediate):
+    task = immediate.task()(ok)
+    immediate.enqueue(task.s(expires=-1))
+    task()
+    assert recorded.counts("task.submitted") == {None: 2}
+    assert recorded.counts("task.completed") == {"cancelled": 1, "success": 1}
+    assert recorded.counts("task.dispatched") == {}
 
 
 def test_an_immediate_retry_is_inside_its_attempt(recorded, immediate):
