@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from otel_queue_bridge import instrument, uninstrument
 from otel_queue_bridge.adapters.huey.carrier import stored
+from otel_queue_bridge.cli.doctor import serializers
 
 MARK = b"otel\n"
 SECRET = "swordfish"  # noqa: S105 - signs what only tests read
@@ -44,6 +45,18 @@ class Recorded:
 
     def spans(self):
         return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time)
+
+    def counts(self, metric):
+        """Return the values of a counter, by status."""
+        data = self._reader.get_metrics_data()
+        scopes = [scope for found in data.resource_metrics for scope in found.scope_metrics]
+        return {
+            point.attributes.get("task.status"): point.value
+            for scope in scopes
+            for found in scope.metrics
+            if found.name == metric
+            for point in found.data.data_points
+        }
 
     def paths(self):
         """Return the path of each span, from its root down, in order of their start."""
@@ -217,6 +230,11 @@ def test_a_custom_serializer_that_does_not_is_named_once(recorded, caplog):
     assert "Other" in said[0]
 
 
+@pytest.mark.parametrize("junk", [b"", b"junk", MARK, trailer(b"{"), b"\x1f\x8b junk"])
+def test_a_stored_message_that_is_junk_has_no_carrier(serializer, junk):
+    assert stored(junk, serializer) is None
+
+
 # Attempts
 
 
@@ -327,6 +345,15 @@ def test_immediate_tasks_have_no_dispatch(recorded, immediate):
     ]
 
 
+def test_an_immediate_task_that_has_expired_is_counted(recorded, immediate):
+    task = immediate.task()(ok)
+    immediate.enqueue(task.s(expires=-1))
+    task()
+    assert recorded.counts("task.submitted") == {None: 2}
+    assert recorded.counts("task.completed") == {"cancelled": 1, "success": 1}
+    assert recorded.counts("task.dispatched") == {}
+
+
 def test_an_immediate_retry_is_inside_its_attempt(recorded, immediate):
     attempts = []
 
@@ -434,3 +461,22 @@ def test_arguments_have_the_names_of_the_users_function(shown):
     submit, *_ = recorded.spans()
     assert submit.attributes["task.argument.first"] == 1
     assert submit.attributes.get("task.argument.second") == (2 if len(shown) > 1 else None)
+
+
+def test_doctor_names_the_serializers_that_carry_nothing():
+    class Json(Serializer):
+        def _serialize(self, data):
+            return json.dumps(data).encode()
+
+    class Whole(Serializer):
+        def serialize(self, data):
+            return json.dumps(data).encode()
+
+    class Wrapping(Serializer):
+        def _serialize(self, data):
+            return b"1" + super()._serialize(data)
+
+    said = {finding.message.partition(",")[0] for finding in serializers.findings()}
+    named = {kind for kind in (Json, Whole, Wrapping) if f"{__name__}.{kind.__qualname__}" in said}
+    assert named == {Json, Whole}
+    assert not any(name.startswith("huey.") for name in said)

@@ -1,6 +1,10 @@
 """Huey: every way into its queue, a worker's hold on a task, and the run.
 
 Names cited in this folder are those of Huey 3.5; 2.6 has them, too, unless it says otherwise.
+
+It is longer than an adapter should be, for what Huey lacks: a place in `Message` for what travels
+with a task (`carrier`), a word of `Huey._execute` on what a run came to (`execute`), and a way to
+ask a storage what waits on a connection that is not its own (`queues`).
 """
 
 from otel_queue_bridge.adapter import Adapter, Hook

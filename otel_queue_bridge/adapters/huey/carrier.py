@@ -119,6 +119,9 @@ def stored(data: Any, serializer: Any) -> dict[str, Any] | None:
     """Return the carrier of a stored message, without running what its pickle asks for."""
     data = bytes(data)
     if getattr(serializer, "comp", False):
-        data = zlib.decompress(data, _ANY_FORMAT)
+        try:
+            data = zlib.decompress(data, _ANY_FORMAT)
+        except zlib.error:
+            return None
     end = data.rfind(_MARK, -_SIGNATURE) + len(_MARK)
     return _trailer(data[:end])

@@ -6,6 +6,7 @@ its time has come it is taken again. Only then is it dispatched.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, REJECTED, Task, failed
@@ -65,6 +66,8 @@ def dispatch(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     token = current.set(run)
     if huey.immediate:
         yield
+        if run.execute is None:  # revoked or expired, with no dispatch that could tell
+            recorder.attempted(task_of(huey, task), CANCELLED, started=time.time(), duration=None)
     else:
         with recorder.dispatch(task_of(huey, task)) as run.dispatch:
             yield

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Read = tuple[int, int, "list[Any] | None"]
     """How many wait, how many are delayed, and what is served next: one, none, or unknown."""
 
+_TIME_STAMP = 8
+"""Bytes of it before each message of a queue with priorities."""
+
 
 def readings(huey: Any, recorder: Recorder) -> Iterator[Reading]:
     known = kinds(huey.storage.__class__)
@@ -38,11 +41,11 @@ def readings(huey: Any, recorder: Recorder) -> Iterator[Reading]:
 
 def _redis(storage: Any) -> Read:
     queue = storage.queue_key
-    size, head = ("LLEN", queue), ("LRANGE", queue, -1, -1)
+    size, head, prefix = ("LLEN", queue), ("LRANGE", queue, -1, -1), 0
     if "RedisPriorityQueue" in kinds(storage.__class__):
-        size, head = ("ZCARD", queue), ("ZRANGE", queue, 0, 0)
+        size, head, prefix = ("ZCARD", queue), ("ZRANGE", queue, 0, 0), _TIME_STAMP
     ready, delayed, first = ask_redis(storage.conn, [size, ("ZCARD", storage.schedule_key), head])
-    return ready, delayed, first
+    return ready, delayed, [data[prefix:] for data in first]
 
 
 def _sql(storage: Any) -> Read:
