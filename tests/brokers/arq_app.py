@@ -135,7 +135,7 @@ async def enqueue(*names: str) -> None:
     pool = await create_pool(SETTINGS)
     for name in names:
         await pool.enqueue_job(name)
-    await pool.close(close_connection_pool=True)
+    await pool.aclose(close_connection_pool=True)
 
 
 async def enqueue_all() -> None:
@@ -162,7 +162,7 @@ async def enqueue_all() -> None:
     assert await job.abort(timeout=30, poll_delay=0.05)
     while await pool.zcard("arq:queue") > 1:  # noqa: ASYNC110 - a tick may wait for its time
         await asyncio.sleep(0.02)
-    await pool.close(close_connection_pool=True)
+    await pool.aclose(close_connection_pool=True)
 
 
 async def abort_before(pool: ArqRedis) -> Job:

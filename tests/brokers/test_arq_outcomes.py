@@ -60,7 +60,7 @@ class Shop:
         for worker in workers:
             os.kill(worker.pid, signal.SIGTERM)
         for worker in workers:
-            worker.wait()  # its code is 1 if it was about to finish a job: ARQ's `close` raises that
+            worker.wait()  # with 1 if it was about to finish a job, which ARQ's `close` raises
             assert "without telemetry" not in worker.log(), worker.log()
 
     def spans(self, task: str = "", operation: str = "") -> list[Span]:
