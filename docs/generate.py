@@ -45,9 +45,9 @@ those of attempts also the status and `error.type`, where they apply. `metric_at
 more: see [traces.md](traces.md).
 
 A retry is not submitted again. `task.workers.active` counts the places that can run a task:
-Celery's pool slots, Dramatiq's threads, RQ's workers, FastWorker's subworkers. `task.workers.busy`
-counts those of them that run one now. Both add up over processes, and are 0 when a worker has
-stopped: busy / active is how much of the capacity is in use.
+Celery's pool slots, Dramatiq's threads, RQ's workers, ARQ's `max_jobs`, FastWorker's subworkers.
+`task.workers.busy` counts those of them that run one now. Both add up over processes, and are 0
+when a worker has stopped: busy / active is how much of the capacity is in use.
 
 What waits is read by the workers, of each queue that they consume, once for each export, within a
 second, on a separate connection; `queue_depth=false` turns it off. What cannot be told is not
@@ -58,6 +58,7 @@ exported.
 | Celery | all priorities | held by this worker for its ETA | | Redis, instrumented callers |
 | Dramatiq | without `.DQ`, `.XQ` | the delay queue (`.DQ`) | dead letters (`.XQ`) | Redis |
 | RQ | the list of jobs | scheduled, deferred, rate-limited jobs | failed jobs | yes |
+| ARQ | ready, not claimed | planned for later, retries with a pause | | yes |
 | FastWorker | due, not handed out | planned for later | | yes |
 
 The broker tells every worker the same of a queue: take the maximum over workers. What each worker
@@ -86,7 +87,7 @@ Keywords only: `propagator`, `tracer_provider`, `meter_provider`, `submit_hook(s
 (`OTEL_PROPAGATORS`), unless `propagator` is another one.
 
 In a declarative configuration (`OTEL_CONFIG_FILE`) options go under `instrumentation/development:
-python: queue_bridge_celery` (`_dramatiq`, `_rq`, `_fastworker`). To leave a queue out, set
+python: queue_bridge_celery` (`_dramatiq`, `_rq`, `_arq`, `_fastworker`). To leave a queue out, set
 `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=queue_bridge_rq`.
 
 A bad value is an error that says what is allowed. Under `opentelemetry-instrument` it is logged
@@ -100,7 +101,7 @@ STATUSES = (
     " task, undecodable message), `ignored`; under `naming=system` it is `status`"
 )
 ATTRIBUTES = {
-    semconv.MESSAGING_SYSTEM: ("spans, metrics", "`celery`, `dramatiq`, `rq`, `fastworker`"),
+    semconv.MESSAGING_SYSTEM: ("spans, metrics", "`celery`, `dramatiq`, `rq`, `arq`, `fastworker`"),
     semconv.MESSAGING_OPERATION_NAME: ("spans", "`submit`, `dispatch`, `execute`"),
     semconv.MESSAGING_OPERATION_TYPE: ("spans", "`send`, `receive`, `process`"),
     semconv.MESSAGING_DESTINATION_NAME: ("spans, metrics", "the queue"),

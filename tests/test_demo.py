@@ -175,7 +175,7 @@ def test_a_killed_demo_takes_all_it_started_along(tmp_path: Path) -> None:
         ids = run.living()
         # per participant a launcher and its program; Valkey's server; Celery's pool; and what
         # Dramatiq starts, its worker process at least
-        assert len(ids) > 5 * 2 + 1 + 2
+        assert len(ids) > 6 * 2 + 1 + 2
         descriptors = [os.pidfd_open(pid) for pid in ids]
         run.process.kill()
         for descriptor in descriptors:

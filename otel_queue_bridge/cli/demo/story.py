@@ -130,6 +130,15 @@ QUEUES = {
         workers=(Participant("rq", "rq.cli", ("worker", "warehouse"), ready=r"Listening on"),),
         chain=_chain("shop.stock.fill", "rq", "stock.count"),
     ),
+    "arq": Queue(
+        requires=("arq",),
+        workers=(
+            Participant(
+                "arq", "arq", ("shop.parcel.WorkerSettings",), ready=r"Starting worker for"
+            ),
+        ),
+        chain=_chain("shop.parcel", "arq", "courier.book"),
+    ),
     "fastworker": Queue(
         requires=("fastworker",),
         workers=(

@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
+from arq import create_pool
 from fastapi import FastAPI
 from opentelemetry import trace
 from redis import Redis
 from rq import Queue
 
 from .invoice import invoice
+from .parcel import courier
 from .report import report
 from .stock import fill
 
@@ -26,12 +28,14 @@ if FASTWORKER:
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.courier = await create_pool(courier)
     if FASTWORKER:
         await client.start()
     yield
     if FASTWORKER:
         client.stop()
+    await app.state.courier.close()
 
 
 app = FastAPI(lifespan=lifespan)
@@ -46,6 +50,7 @@ async def order(prices: list[float]) -> dict[str, float]:
     report.delay(prices)
     invoice.send(prices)
     warehouse.enqueue(fill, len(prices))
+    await app.state.courier.enqueue_job("shop.parcel", prices)
     if FASTWORKER:
         await client.delay("shop.thanks", prices)
     return {"forecast": forecast}
