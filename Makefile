@@ -97,6 +97,10 @@ bench-view: .venv/installed-test
 bench-worker: .venv/installed-test
 	@$(BIN)/python -m benchmarks.workers $(ARGS)
 
+# ARQ 0.28 wants redis < 6, and Celery's newest more than that: pip would take an old Celery. It runs with both, so it
+# is installed without what it asks for, which the other queues bring.
+ARQ := 'arq>=0.25,<0.29'
+
 # Upgrade pip: dependency groups need 25.1, and that of Python 3.10 and 3.11 takes minutes to find what fits together.
 $(MADE):
 	@test -n "$(VERSION)" || { echo "No Python 3.10 or newer with venv and pip found: install Python 3.12" \
@@ -112,11 +116,13 @@ $(MADE):
 	@echo "Installing the versions of tests/$*.txt into .venv-$*"
 	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --clear --upgrade-deps .venv-$*
 	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --group contract -e . -c tests/$*.txt
+	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --no-deps $(ARQ) -c tests/$*.txt
 	@touch $@
 
 .venv/installed-%: pyproject.toml | $(MADE)
 	@echo "Installing the dependencies of '$*' into .venv"
 	@$(BEGIN)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $(if $(filter demo,$*),-e '.[demo]',--group $* -e .)
+	@$(if $(filter demo test,$*),$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --no-deps $(ARQ))
 	@touch $@
 	@rm -r .venv-unfinished

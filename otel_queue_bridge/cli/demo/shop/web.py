@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
-from arq import create_pool
 from fastapi import FastAPI
 from opentelemetry import trace
 from redis import Redis
 from rq import Queue
 
 from .invoice import invoice
-from .parcel import courier
 from .report import report
 from .stock import fill
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+ARQ = find_spec("arq") is not None
+if ARQ:
+    from arq import create_pool
+
+    from .parcel import courier
 
 FASTWORKER = sys.version_info >= (3, 12)  # it needs that
 if FASTWORKER:
@@ -29,13 +34,15 @@ if FASTWORKER:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.courier = await create_pool(courier)
+    if ARQ:
+        app.state.courier = await create_pool(courier)
     if FASTWORKER:
         await client.start()
     yield
     if FASTWORKER:
         client.stop()
-    await app.state.courier.close()
+    if ARQ:
+        await app.state.courier.aclose()
 
 
 app = FastAPI(lifespan=lifespan)
@@ -50,7 +57,8 @@ async def order(prices: list[float]) -> dict[str, float]:
     report.delay(prices)
     invoice.send(prices)
     warehouse.enqueue(fill, len(prices))
-    await app.state.courier.enqueue_job("shop.parcel", prices)
+    if ARQ:
+        await app.state.courier.enqueue_job("shop.parcel", prices)
     if FASTWORKER:
         await client.delay("shop.thanks", prices)
     return {"forecast": forecast}
