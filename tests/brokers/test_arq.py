@@ -204,6 +204,20 @@ def test_a_job_with_junk_for_a_carrier_runs(
     assert instrumented.traces() == 2
 
 
+def test_a_retry_sends_no_junk_on(instrumented: Telemetry, shop: Shop) -> None:
+    async def body(ctx: Job) -> None:
+        if ctx["job_try"] == 1:
+            raise Retry
+
+    junk = {"otel-schedule": object, "traceparent": [object], "other": {7: 7}}
+    shop.run(one, body=body, dumps=lambda job: pickle.dumps({**job, "otel": junk}))
+    assert instrumented.status("execute ok") == ["retry", "success"]
+    again = instrumented.spans()[
+        2:
+    ]  # from the dispatch on: the first submit's carrier was replaced
+    assert len({span.context.trace_id for span in again}) == 1
+
+
 @pytest.mark.parametrize("junk", [b"junk", b"[]", b"7", b'{"traceparent": 7}', {"a": "hash"}])
 def test_junk_in_the_place_of_a_retrys_carrier_does_no_harm(
     instrumented: Telemetry, shop: Shop, junk: Any
