@@ -207,10 +207,13 @@ def altered(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path) -> None:
-    end = altered(tmp_path, "story.QUEUES = {'celery': celery, 'rq': replace(rq, python=(9, 9))}")
+def test_a_queue_that_cannot_run_here_is_left_out_and_named(tmp_path: Path) -> None:
+    newer = "'rq': replace(rq, python=(9, 9))"
+    absent = "'absent': replace(rq, requires=('no_such_module',), apart='pip install it')"
+    end = altered(tmp_path, f"story.QUEUES = {{'celery': celery, {newer}, {absent}}}")
     assert end.returncode == 0, end.stdout
     assert "skip   rq           needs Python 9.9 or newer, this is 3." in end.stdout
+    assert "skip   absent       is not installed: pip install it" in end.stdout
     assert "execute shop.report" in end.stdout
     assert "execute shop.stock.fill" not in end.stdout
 

@@ -38,12 +38,14 @@ class Shop:
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
         }
 
-    def start(self, service: str, *command: str, bare: bool = False, ready: str = "") -> Process:
+    def start(
+        self, service: str, *command: str, bare: bool = False, ready: str = "", **env: str
+    ) -> Process:
         program = [sys.executable, "-m", *command]
         return self._processes.start(
             service,
             program if bare else ["opentelemetry-instrument", *program],
-            env=self._env | otel_env(self.receiver, service),
+            env=self._env | otel_env(self.receiver, service) | env,
             ready=ready or None,
             cwd=ROOT,
         )
@@ -300,6 +302,15 @@ def test_a_job_of_a_stopped_worker_is_run_again_in_its_trace(fresh: Shop) -> Non
     assert fresh.counts("waits") == {**attempts, "submitted": 1, "retried": 1, "success": 1}
     with fresh.valkey.client() as client:
         assert list(client.scan_iter("arq:retry:*")) == []
+
+
+def test_a_worker_in_a_child_of_multiprocessing_exports_all(fresh: Shop) -> None:
+    fresh.enqueue("by its path", "fails")
+    never = {"OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
+    worker = fresh.start("worker", APP, "child", **never)
+    assert worker.wait() == 0, worker.log()
+    assert fresh.one("by its path", "execute").attributes["task.status"] == "success"
+    assert fresh.counts("fails") == {**DONE, "failure": 1}
 
 
 @pytest.mark.parametrize("bare", ["worker 1", "worker 2", "caller"])
