@@ -185,6 +185,8 @@ def test_what_is_tried_too_often_fails_by_its_last_dispatch(shop: Shop) -> None:
     assert shop.parent(shop.parent(last)) == executes[1]
     expected = {"submitted": 1, "dispatched": 3, "retried": 2, "failure": 1}
     assert shop.counts("exhausts") == {**expected, "duration": 2, "wait": 2}
+    with shop.valkey.client() as client:
+        assert list(client.scan_iter("arq:retry:*")) == []
 
 
 def test_planned_delay_is_no_waiting(shop: Shop) -> None:
