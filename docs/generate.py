@@ -45,7 +45,8 @@ those of attempts also the status and `error.type`, where they apply. `metric_at
 more: see [traces.md](traces.md).
 
 A retry is not submitted again. `task.workers.active` counts the places that can run a task:
-Celery's pool slots, Dramatiq's threads, RQ's workers, FastWorker's subworkers, Huey's workers.
+Celery's pool slots, Dramatiq's threads, RQ's and Huey's workers, ARQ's `max_jobs`, FastWorker's
+subworkers.
 `task.workers.busy` counts those of them that run one now. Both add up over processes, and are 0
 when a worker has stopped: busy / active is how much of the capacity is in use.
 
@@ -58,6 +59,7 @@ exported.
 | Celery | all priorities | held by this worker for its ETA | | Redis, instrumented callers |
 | Dramatiq | without `.DQ`, `.XQ` | the delay queue (`.DQ`) | dead letters (`.XQ`) | Redis |
 | RQ | the list of jobs | scheduled, deferred, rate-limited jobs | failed jobs | yes |
+| ARQ | ready, not claimed | planned for later, retries with a pause | | yes |
 | FastWorker | due, not handed out | planned for later | | yes |
 | Huey | what no worker has looked at | the schedule | | Redis, SQLite, PostgreSQL |
 
@@ -87,7 +89,7 @@ Keywords only: `propagator`, `tracer_provider`, `meter_provider`, `submit_hook(s
 (`OTEL_PROPAGATORS`), unless `propagator` is another one.
 
 In a declarative configuration (`OTEL_CONFIG_FILE`) options go under `instrumentation/development:
-python: queue_bridge_celery` (`_dramatiq`, `_rq`, `_fastworker`, `_huey`). To leave a queue out, set
+python: queue_bridge_celery`, or the name of another queue after `queue_bridge_`. To leave one out, set
 `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=queue_bridge_rq`.
 
 A bad value is an error that says what is allowed. Under `opentelemetry-instrument` it is logged
@@ -103,7 +105,7 @@ STATUSES = (
 ATTRIBUTES = {
     semconv.MESSAGING_SYSTEM: (
         "spans, metrics",
-        "`celery`, `dramatiq`, `rq`, `fastworker`, `huey`",
+        "`celery`, `dramatiq`, `rq`, `huey`, `arq`, `fastworker`",
     ),
     semconv.MESSAGING_OPERATION_NAME: ("spans", "`submit`, `dispatch`, `execute`"),
     semconv.MESSAGING_OPERATION_TYPE: ("spans", "`send`, `receive`, `process`"),

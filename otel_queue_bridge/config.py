@@ -172,8 +172,8 @@ ABOUT = {
         "export, with a last one when it ends (Celery's default)"
     ),
     "conflicts": (
-        "`yield`: leave Celery to OpenTelemetry's own instrumentor, and FastWorker to its "
-        "own telemetry, if these are active; `replace`: take their place"
+        "`yield`: leave Celery to OpenTelemetry's own instrumentor, ARQ to a third party's, "
+        "and FastWorker to its own telemetry, if these are active; `replace`: take their place"
     ),
 }
 """What each option does; docs/options.md is made of it."""

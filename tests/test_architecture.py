@@ -14,7 +14,7 @@ import otel_queue_bridge
 
 OURS = "otel_queue_bridge"
 ROOT = Path(otel_queue_bridge.__file__).parent
-HOSTS = {"billiard", "celery", "dramatiq", "fastworker", "huey", "kombu", "pynng", "rq"}
+HOSTS = {"arq", "billiard", "celery", "dramatiq", "fastworker", "huey", "kombu", "pynng", "rq"}
 
 # A module imports only from rows above its own; `forks`, a folder, also from itself.
 ROWS = [

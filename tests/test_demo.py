@@ -176,7 +176,7 @@ def test_a_killed_demo_takes_all_it_started_along(tmp_path: Path) -> None:
         ids = run.living()
         # per participant a launcher and its program; Valkey's server; Celery's pool; and what
         # Dramatiq starts, its worker process at least
-        assert len(ids) > 5 * 2 + 1 + 2
+        assert len(ids) > 6 * 2 + 1 + 2
         descriptors = [os.pidfd_open(pid) for pid in ids]
         run.process.kill()
         for descriptor in descriptors:
@@ -208,10 +208,13 @@ def altered(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_queue_that_needs_a_newer_python_is_left_out_and_named(tmp_path: Path) -> None:
-    end = altered(tmp_path, "story.QUEUES = {'celery': celery, 'rq': replace(rq, python=(9, 9))}")
+def test_a_queue_that_cannot_run_here_is_left_out_and_named(tmp_path: Path) -> None:
+    newer = "'rq': replace(rq, python=(9, 9))"
+    absent = "'absent': replace(rq, requires=('no_such_module',), apart='pip install it')"
+    end = altered(tmp_path, f"story.QUEUES = {{'celery': celery, {newer}, {absent}}}")
     assert end.returncode == 0, end.stdout
     assert "skip   rq           needs Python 9.9 or newer, this is 3." in end.stdout
+    assert "skip   absent       is not installed: pip install it" in end.stdout
     assert "execute shop.report" in end.stdout
     assert "execute shop.stock.fill" not in end.stdout
 
@@ -229,7 +232,8 @@ def test_a_demo_of_some_queues_starts_no_others(tmp_path: Path) -> None:
 def test_a_demo_without_any_queue_says_why(tmp_path: Path) -> None:
     end = altered(tmp_path, "story.QUEUES = {'rq': replace(rq, python=(9, 9))}")
     assert end.returncode == 1
-    assert "otel-queue-bridge demo: none of rq runs on Python 3." in end.stderr
+    assert "skip   rq           needs Python 9.9" in end.stdout
+    assert end.stderr == "otel-queue-bridge demo: there is no queue to show\n"
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected, tmp_
     without_grpc.add("opentelemetry-exporter-otlp-proto-grpc", version("opentelemetry-sdk"))
     report = run("--json", environment=healthy | without_grpc.environment | changes)
     # A setting that affects every queue is reported once for each.
-    others = ("dramatiq is ", "fastworker is ", "huey is ", "rq is ", "FastAPI is ")
+    others = ("arq is ", "dramatiq is ", "fastworker is ", "huey is ", "rq is ", "FastAPI is ")
     findings = [one for one in report.remarks if not one["message"].startswith(others)]
     assert len(findings) == 1, report.remarks
     (finding,) = findings
@@ -663,7 +663,7 @@ def test_under_opentelemetry_instrument_the_patched_queues_are_shown(healthy):
     report = run("--json", environment=healthy | off, command=UNDER_INSTRUMENT)
     findings = report.of("patched now")
     assert (report.code, {finding["level"] for finding in findings}) == (0, {"ok"})
-    queues = ["celery", "dramatiq", "fastworker", "huey", "rq"]
+    queues = ["arq", "celery", "dramatiq", "fastworker", "huey", "rq"]
     assert [finding["message"] for finding in findings] == [
         f"{queue}: submit, execute; metrics on" for queue in queues if find_spec(queue)
     ]
@@ -675,7 +675,7 @@ def test_under_opentelemetry_instrument_an_sdk_that_did_not_start_is_found(healt
     grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **without_grpc.environment}
     report = run("--json", environment=healthy | grpc, command=UNDER_INSTRUMENT)
     assert report.code == 1
-    assert report.says("patched now", "problem", "not patched: celery")
+    assert report.says("patched now", "problem", "not patched: arq, celery")
     assert report.says("patched now", "problem", "no SDK is configured")
     assert report.says("export", "problem", "means gRPC")
 
@@ -685,7 +685,7 @@ def test_under_opentelemetry_instrument_a_bad_option_is_one_problem_and_what_fol
 ):
     bad = {"OTEL_METRICS_EXPORTER": "none", f"{VARIABLE}RELATION": "sibling"}
     report = run("--json", environment=healthy | bad, command=UNDER_INSTRUMENT)
-    queues = ["celery", "dramatiq", "fastworker", "huey", "rq"]
+    queues = ["arq", "celery", "dramatiq", "fastworker", "huey", "rq"]
     patched, option = report.remarks
     assert patched["message"] == "not patched: " + ", ".join(q for q in queues if find_spec(q))
     assert f"{VARIABLE}RELATION" in option["message"]

@@ -4,13 +4,14 @@ Each case has a function, so that its spans and counts stay apart from those of 
 """
 
 import asyncio
+import multiprocessing
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from arq import ArqRedis, Retry, create_pool, cron, func
+from arq import ArqRedis, Retry, create_pool, cron, func, run_worker
 from arq.connections import RedisSettings
 from arq.constants import abort_jobs_ss
 from arq.jobs import Job
@@ -135,7 +136,7 @@ async def enqueue(*names: str) -> None:
     pool = await create_pool(SETTINGS)
     for name in names:
         await pool.enqueue_job(name)
-    await pool.close(close_connection_pool=True)
+    await pool.aclose(close_connection_pool=True)
 
 
 async def enqueue_all() -> None:
@@ -162,7 +163,7 @@ async def enqueue_all() -> None:
     assert await job.abort(timeout=30, poll_delay=0.05)
     while await pool.zcard("arq:queue") > 1:  # noqa: ASYNC110 - a tick may wait for its time
         await asyncio.sleep(0.02)
-    await pool.close(close_connection_pool=True)
+    await pool.aclose(close_connection_pool=True)
 
 
 async def abort_before(pool: ArqRedis) -> Job:
@@ -173,5 +174,17 @@ async def abort_before(pool: ArqRedis) -> Job:
     return job
 
 
+def run_in_child() -> None:
+    """Run a burst worker as supervisors of the user's do; such a child runs no exit handlers."""
+    child = multiprocessing.get_context("fork").Process(
+        target=run_worker, args=(WorkerSettings,), kwargs={"burst": True, "cron_jobs": ()}
+    )
+    child.start()
+    child.join()
+
+
 if __name__ == "__main__":
-    asyncio.run(enqueue(*sys.argv[1:]) if sys.argv[1:] else enqueue_all())
+    if sys.argv[1:] == ["child"]:
+        run_in_child()
+    else:
+        asyncio.run(enqueue(*sys.argv[1:]) if sys.argv[1:] else enqueue_all())

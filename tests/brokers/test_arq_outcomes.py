@@ -38,12 +38,14 @@ class Shop:
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging",
         }
 
-    def start(self, service: str, *command: str, bare: bool = False, ready: str = "") -> Process:
+    def start(
+        self, service: str, *command: str, bare: bool = False, ready: str = "", **env: str
+    ) -> Process:
         program = [sys.executable, "-m", *command]
         return self._processes.start(
             service,
             program if bare else ["opentelemetry-instrument", *program],
-            env=self._env | otel_env(self.receiver, service),
+            env=self._env | otel_env(self.receiver, service) | env,
             ready=ready or None,
             cwd=ROOT,
         )
@@ -60,7 +62,7 @@ class Shop:
         for worker in workers:
             os.kill(worker.pid, signal.SIGTERM)
         for worker in workers:
-            worker.wait()  # with 1 if it was about to finish a job: ARQ's `close` raises that
+            worker.wait()  # with 1 if it was about to finish a job, which ARQ's `close` raises
             assert "without telemetry" not in worker.log(), worker.log()
 
     def spans(self, task: str = "", operation: str = "") -> list[Span]:
@@ -183,6 +185,8 @@ def test_what_is_tried_too_often_fails_by_its_last_dispatch(shop: Shop) -> None:
     assert shop.parent(shop.parent(last)) == executes[1]
     expected = {"submitted": 1, "dispatched": 3, "retried": 2, "failure": 1}
     assert shop.counts("exhausts") == {**expected, "duration": 2, "wait": 2}
+    with shop.valkey.client() as client:
+        assert list(client.scan_iter("arq:retry:*")) == []
 
 
 def test_planned_delay_is_no_waiting(shop: Shop) -> None:
@@ -300,6 +304,15 @@ def test_a_job_of_a_stopped_worker_is_run_again_in_its_trace(fresh: Shop) -> Non
     assert fresh.counts("waits") == {**attempts, "submitted": 1, "retried": 1, "success": 1}
     with fresh.valkey.client() as client:
         assert list(client.scan_iter("arq:retry:*")) == []
+
+
+def test_a_worker_in_a_child_of_multiprocessing_exports_all(fresh: Shop) -> None:
+    fresh.enqueue("by its path", "fails")
+    never = {"OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
+    worker = fresh.start("worker", APP, "child", **never)
+    assert worker.wait() == 0, worker.log()
+    assert fresh.one("by its path", "execute").attributes["task.status"] == "success"
+    assert fresh.counts("fails") == {**DONE, "failure": 1}
 
 
 @pytest.mark.parametrize("bare", ["worker 1", "worker 2", "caller"])

@@ -1,5 +1,10 @@
 """ARQ: every enqueue of a pool, and every job that a worker takes, in one event loop.
 
+It has more than 300 lines of code for what ARQ leaves to us. A retry is not submitted, so that
+there is no message to carry it (`Worker.finish_job` moves the job's score at most). How an attempt
+ended is in no argument or result (`Worker.run_job` writes it into counters of all jobs). And a job
+stays in its queue while it runs, so that no one command of Redis tells how many wait.
+
 Names cited in this folder are those of ARQ 0.28.
 """
 

@@ -76,7 +76,8 @@ def kept(found: Any, enqueued: object = None) -> dict[str, Any] | None:
 def keep(
     job_id: str, carrier: dict[str, Any], enqueued: object
 ) -> Callable[[Call, Recorder], Generator[None, None, None]]:
-    written = json.dumps({**carrier, ENQUEUED: enqueued})
+    texts = {key: value for key, value in carrier.items() if isinstance(value, str)}  # and no junk
+    written = json.dumps({**texts, ENQUEUED: enqueued})
 
     def part(call: Call, _: Recorder) -> Generator[None, None, None]:
         call.instance.psetex(key_of(job_id), _LIFETIME, written)

@@ -21,6 +21,8 @@ _ABORTED = 1
 
 
 def readings(worker: Any) -> Iterable[Reading]:
+    if worker.pool is None:  # as long as the worker is about to connect
+        return ()
     pool = worker.pool.connection_pool
     if "Sentinel" in pool.connection_class.__name__:
         return ()  # it asks where the server is over connections of the worker's event loop

@@ -74,7 +74,7 @@ class Run:
             eta=self.score / 1000,
             server=server(self.worker.pool),
             transport=TRANSPORT,
-            arguments=self._arguments,
+            arguments=self._arguments if self.job else None,
         )
         self.dispatch = recorder.dispatch(self.task, start_time=self.began)
         self.entered.enter_context(self.dispatch)
@@ -109,9 +109,10 @@ class Run:
     def end(self, error: BaseException | None) -> None:
         operation = self.execute or self.dispatch
         if operation is not None:
-            if not self.finished:  # the worker is stopped, or a hook of the user's has failed
-                stopped = isinstance(error, asyncio.CancelledError)
-                operation.settle(RETRY if stopped else Outcome("retry", error))
+            if isinstance(error, asyncio.CancelledError) and not self.finished:
+                operation.settle(RETRY)  # the worker is stopped
+            elif error is not None and not self.finished:
+                operation.settle(Outcome("retry", error))  # a hook of the user's has failed
             operation.end()
         self.entered.close()
         self.raised = self.result = None  # their tracebacks hold the task's arguments

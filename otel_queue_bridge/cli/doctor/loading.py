@@ -41,7 +41,7 @@ _NEIGHBOURS = (
     ),
     Neighbour(
         "sentry-sdk",
-        "traces Celery, Dramatiq, RQ and Huey, too, if its tracing is on",
+        "traces Celery, Dramatiq, RQ, Huey and ARQ, too, if its tracing is on",
         "leave one out: sentry_sdk.init(disabled_integrations=[CeleryIntegration()])",
     ),
     Neighbour(

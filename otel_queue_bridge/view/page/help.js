@@ -6,6 +6,7 @@ const WORKERS = {
   Celery: "celery -A shop worker",
   Dramatiq: "dramatiq shop",
   RQ: "rq worker",
+  ARQ: "arq shop.WorkerSettings",
   FastWorker: "fastworker control-plane --task-modules shop",
   Huey: "huey_consumer shop.huey",
 };

@@ -1,0 +1,472 @@
+"""ARQ's pools and burst workers in this process, where a test can see all of their state."""
+
+import asyncio
+import functools
+import json
+import pickle
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from arq import ArqRedis, Retry, Worker, func
+from arq.worker import Function
+from opentelemetry import trace
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from redis.asyncio import ConnectionPool
+
+from otel_queue_bridge import instrument, uninstrument
+from otel_queue_bridge.adapters.arq import queues
+
+CHAIN = ["submit ok", "dispatch ok", "execute ok"]
+Job = dict[str, Any]
+
+
+class Telemetry:
+    """An SDK for one test, and all that it recorded."""
+
+    def __init__(self) -> None:
+        self._spans = InMemorySpanExporter()
+        self._metrics = InMemoryMetricReader()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
+        self._meters = MeterProvider([self._metrics])
+
+    def instrument(self, **options: Any) -> None:
+        instrument("arq", tracer_provider=self.tracers, meter_provider=self._meters, **options)
+
+    def spans(self) -> list[ReadableSpan]:
+        return sorted(self._spans.get_finished_spans(), key=lambda span: span.start_time or 0)
+
+    def names(self) -> list[str]:
+        return [span.name for span in self.spans()]
+
+    def status(self, name: str) -> list[Any]:
+        found = [span for span in self.spans() if span.name == name]
+        return [span.attributes and span.attributes.get("task.status") for span in found]
+
+    def traces(self) -> int:
+        return len({span.context.trace_id for span in self.spans()})
+
+    def counts(self) -> Counter[str]:
+        found = self._metrics.get_metrics_data()
+        counts: Counter[str] = Counter()
+        for resource in found.resource_metrics if found else ():
+            for metric in resource.scope_metrics[0].metrics:
+                for point in metric.data.data_points:
+                    if metric.name in {"task.submitted", "task.dispatched", "task.retried"}:
+                        counts[metric.name] += point.value
+                    elif metric.name == "task.completed":
+                        counts[point.attributes["task.status"]] += point.value
+        return counts
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    telemetry = Telemetry()
+    yield telemetry
+    uninstrument()
+
+
+@pytest.fixture
+def instrumented(telemetry: Telemetry) -> Telemetry:
+    telemetry.instrument()
+    return telemetry
+
+
+class Shop:
+    """One Redis, with what a test enqueues there and runs."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.ran: list[tuple[Any, ...]] = []
+
+    async def ok(self, _: Job, *args: object, **kwargs: object) -> None:
+        self.ran.append((args, kwargs))
+
+    def run(
+        self,
+        *enqueue: Callable[[ArqRedis], Awaitable[object]],
+        body: Callable[..., Any] | None = None,
+        kind: type[Worker] = Worker,
+        pool_kind: type[ArqRedis] = ArqRedis,
+        dumps: Any = None,
+        loads: Any = None,
+        **options: Any,
+    ) -> Worker:
+        """Enqueue with a pool, then run all there is in a burst worker."""
+
+        async def main() -> Worker:
+            pool = pool_kind(
+                ConnectionPool.from_url(self.url), job_serializer=dumps, job_deserializer=loads
+            )
+            given = {"functions": [func(body or self.ok, name="ok")], "poll_delay": 0.01, **options}
+            try:
+                for one in enqueue:
+                    await one(pool)
+                worker = kind(
+                    **given,
+                    redis_pool=pool,
+                    burst=True,
+                    handle_signals=False,
+                    job_serializer=dumps,
+                    job_deserializer=loads,
+                )
+                await worker.async_run()
+            finally:
+                await pool.aclose(close_connection_pool=True)
+            return worker
+
+        return asyncio.run(main())
+
+
+@pytest.fixture
+def shop(redis_url: str) -> Shop:
+    return Shop(redis_url)
+
+
+async def one(pool: ArqRedis) -> object:
+    return await pool.enqueue_job("ok")
+
+
+# The carrier
+
+
+def to_json(job: Job) -> bytes:
+    return json.dumps(job).encode()
+
+
+def strict(job: Job) -> bytes:
+    if job.keys() != {"t", "f", "a", "k", "et"}:
+        raise TypeError("what is this?")
+    return json.dumps(job).encode()
+
+
+def listed(job: Job) -> bytes:
+    return json.dumps([job[key] for key in ("t", "f", "a", "k", "et")]).encode()
+
+
+class Listed:
+    """What a deserializer may return that makes no dictionary."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.found = dict(zip(("t", "f", "a", "k", "et"), json.loads(raw), strict=True))
+
+    def __getitem__(self, key: str) -> Any:
+        return self.found[key]
+
+
+@pytest.mark.parametrize(
+    ("dumps", "loads", "traces"),
+    [
+        (None, None, 1),
+        (to_json, json.loads, 1),
+        (strict, json.loads, 2),
+        (listed, Listed, 2),
+    ],
+    ids=["pickle", "JSON", "a fixed set of keys", "no dictionary"],
+)
+def test_a_carrier_under_any_serializer_that_takes_it(
+    instrumented: Telemetry, shop: Shop, dumps: Any, loads: Any, traces: int
+) -> None:
+    shop.run(one, dumps=dumps, loads=loads)
+    assert shop.ran == [((), {})]
+    assert instrumented.names() == CHAIN
+    assert instrumented.traces() == traces
+    assert instrumented.counts() == {"task.submitted": 1, "task.dispatched": 1, "success": 1}
+
+
+def test_a_serializer_that_fails_fails_as_without_us(instrumented: Telemetry, shop: Shop) -> None:
+    def refuse(_: Job) -> bytes:
+        raise ValueError("not this")
+
+    with pytest.raises(Exception, match='unable to serialize job "ok"') as raised:
+        shop.run(one, dumps=refuse)
+    assert isinstance(raised.value.__cause__, ValueError)
+    assert instrumented.counts() == {}
+
+
+@pytest.mark.parametrize("junk", [None, 7, "junk", [], {"traceparent": 7}, {7: object}, {"": {}}])
+def test_a_job_with_junk_for_a_carrier_runs(
+    instrumented: Telemetry, shop: Shop, junk: object
+) -> None:
+    shop.run(one, dumps=lambda job: pickle.dumps({**job, "otel": junk}))
+    assert shop.ran == [((), {})]
+    assert instrumented.status("execute ok") == ["success"]
+    assert instrumented.traces() == 2
+
+
+def test_a_retry_sends_no_junk_on(instrumented: Telemetry, shop: Shop) -> None:
+    async def body(ctx: Job) -> None:
+        if ctx["job_try"] == 1:
+            raise Retry
+
+    junk = {"otel-schedule": object, "traceparent": [object], "other": {7: 7}}
+    shop.run(one, body=body, dumps=lambda job: pickle.dumps({**job, "otel": junk}))
+    assert instrumented.status("execute ok") == ["retry", "success"]
+    again = instrumented.spans()[
+        2:
+    ]  # from the dispatch on: the first submit's carrier was replaced
+    assert len({span.context.trace_id for span in again}) == 1
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"[]", b"7", b'{"traceparent": 7}', {"a": "hash"}])
+def test_junk_in_the_place_of_a_retrys_carrier_does_no_harm(
+    instrumented: Telemetry, shop: Shop, junk: Any
+) -> None:
+    async def enqueue(pool: ArqRedis) -> None:
+        key = "arq:retry:id:otel"
+        await (pool.hset(key, mapping=junk) if isinstance(junk, dict) else pool.set(key, junk))
+        await pool.enqueue_job("ok", _job_id="id")
+
+    shop.run(enqueue)
+    assert shop.ran == [((), {})]
+    assert instrumented.names() == CHAIN
+    assert instrumented.traces() == 1
+
+
+def test_what_a_retry_has_left_is_not_taken_for_that_of_a_later_job(
+    instrumented: Telemetry, shop: Shop
+) -> None:
+    async def enqueue(pool: ArqRedis) -> None:
+        await pool.set("arq:retry:id:otel", json.dumps({"otel-enqueued": 1, "traceparent": "x"}))
+        await pool.enqueue_job("ok", _job_id="id")
+
+    shop.run(enqueue)
+    assert instrumented.traces() == 1
+
+
+def test_nothing_of_ours_is_left_in_redis(instrumented: Telemetry, shop: Shop) -> None:
+    async def body(ctx: Job) -> None:
+        if ctx["job_try"] < 3:
+            raise Retry
+        assert await ctx["redis"].exists(f"arq:retry:{ctx['job_id']}:otel")
+
+    async def look(pool: ArqRedis) -> None:
+        assert await pool.keys("*otel*") == []
+
+    shop.run(one, body=body)
+    shop.run(look)
+    assert instrumented.status("execute ok") == ["retry", "retry", "success"]
+    assert instrumented.traces() == 1
+
+
+def test_a_task_gets_no_argument_of_ours(instrumented: Telemetry, shop: Shop) -> None:
+    shop.run(lambda pool: pool.enqueue_job("ok", 1, _defer_by=0.01, key=2))
+    assert shop.ran == [((1,), {"key": 2})]
+
+
+# Pools, workers and functions of the user's
+
+
+def test_subclasses_are_one_submit_and_one_run(instrumented: Telemetry, shop: Shop) -> None:
+    class Pool(ArqRedis):
+        async def enqueue_job(self, function: str, *args: Any, **kwargs: Any) -> Any:
+            return await super().enqueue_job(function, *args, **kwargs)
+
+    class Own(Worker):
+        async def run_job(self, job_id: str, score: int) -> None:
+            await super().run_job(job_id, score)
+
+        async def finish_job(self, *args: Any, **kwargs: Any) -> None:
+            await super().finish_job(*args, **kwargs)
+
+    shop.run(one, kind=Own, pool_kind=Pool)
+    assert instrumented.names() == CHAIN
+    assert instrumented.counts() == {"task.submitted": 1, "task.dispatched": 1, "success": 1}
+
+
+def test_functions_of_all_kinds(instrumented: Telemetry, shop: Shop) -> None:
+    async def plain(_: Job, argument: str) -> None:
+        shop.ran.append((argument,))
+
+    partial = functools.partial(plain, argument="partial")
+    own = Function("own", plain, None, None, None, None)
+    functions = [func(partial, name="partial"), own, shop.ok, func(plain, name="named")]
+
+    async def enqueue(pool: ArqRedis) -> None:
+        await pool.enqueue_job("partial")
+        for name in ("own", "named", "Shop.ok"):
+            await pool.enqueue_job(name, name)
+
+    shop.run(enqueue, functions=functions)
+    assert len(shop.ran) == 4
+    executed = {name for name in instrumented.names() if name.startswith("execute")}
+    assert executed == {f"execute {name}" for name in ("partial", "own", "named", "Shop.ok")}
+
+
+def test_one_function_in_two_workers_is_advised_once(instrumented: Telemetry, shop: Shop) -> None:
+    function = func(shop.ok, name="ok")
+    for _ in range(2):
+        shop.run(one, functions=[function])
+    assert instrumented.names() == [*CHAIN, *CHAIN]
+    uninstrument()
+    assert function.coroutine == shop.ok
+    assert function == func(shop.ok, name="ok")
+
+
+def test_an_undo_while_a_job_runs_harms_nothing(instrumented: Telemetry, shop: Shop) -> None:
+    async def body(_: Job) -> None:
+        uninstrument()
+
+    worker = shop.run(one, one, body=body)
+    assert (worker.jobs_complete, worker.jobs_failed) == (2, 0)
+    assert worker.functions["ok"].coroutine is body
+
+
+@pytest.mark.parametrize("hook", ["on_job_start", "on_job_end"])
+def test_a_hook_that_fails_ends_the_worker_as_without_us(
+    instrumented: Telemetry, shop: Shop, hook: str
+) -> None:
+    async def fail(_: Job) -> None:
+        raise ValueError("not today")
+
+    with pytest.raises(ValueError, match="not today"):
+        shop.run(one, **{hook: fail})
+    ended = "dispatch ok" if hook == "on_job_start" else "execute ok"
+    assert instrumented.status(ended) == ["retry"]  # ARQ has not finished it
+    assert instrumented.counts() == {"task.submitted": 1, "task.dispatched": 1, "task.retried": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_result": 0}], ids=["kept", "no result"])
+def test_where_a_retry_is_not_allowed_it_is_a_failure(
+    instrumented: Telemetry, shop: Shop, options: dict[str, Any]
+) -> None:
+    async def body(_: Job) -> None:
+        raise Retry
+
+    shop.run(one, body=body, retry_jobs=False, **options)
+    assert instrumented.status("execute ok") == ["failure"]
+    assert instrumented.counts()["failure"] == 1
+
+
+def test_arguments_that_are_listed(telemetry: Telemetry, shop: Shop) -> None:
+    telemetry.instrument(capture_arguments={"ok": ["shown", "named"]})
+
+    async def body(_: Job, shown: str, hidden: str, named: str) -> None:
+        pass
+
+    shop.run(lambda pool: pool.enqueue_job("ok", "seen", "s3cr3t", named="too"), body=body)
+    submit, _, execute = (span.attributes or {} for span in telemetry.spans())
+    assert submit["task.argument.named"] == execute["task.argument.named"] == "too"
+    assert execute["task.argument.shown"] == "seen"
+    assert "task.argument.shown" not in submit, "a caller has no names for these"
+    assert "s3cr3t" not in str([span.attributes for span in telemetry.spans()])
+
+
+def test_a_body_keeps_its_context_apart(instrumented: Telemetry, shop: Shop) -> None:
+    async def body(_: Job) -> None:
+        shop.ran.append((trace.get_current_span().get_span_context().span_id,))
+
+    shop.run(one, one, body=body)
+    executes = [span.context.span_id for span in instrumented.spans() if "execute" in span.name]
+    assert sorted(found for (found,) in shop.ran) == sorted(executes)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+# Gauges
+
+
+def test_what_runs_is_no_depth(redis_url: str) -> None:
+    async def read() -> Any:
+        pool = ArqRedis(ConnectionPool.from_url(redis_url))
+        await pool.zadd("arq:queue", {"runs": 1000, "next": 2000, "later": 9e15})
+        await pool.set("arq:in-progress:runs", 1)
+        worker = SimpleNamespace(pool=pool, queue_name="arq:queue")
+        try:
+            return await asyncio.to_thread(lambda: [*queues.readings(worker)])
+        finally:
+            await pool.aclose(close_connection_pool=True)
+
+    (reading,) = asyncio.run(read())
+    assert (reading.value, reading.delayed, reading.dead) == (1, 1, None)
+    assert reading.oldest > 1e9
+
+
+def test_an_aborted_job_that_waits_has_no_age() -> None:
+    assert queues._age(b"1") is None  # noqa: SLF001
+    assert queues._age(None) is None  # noqa: SLF001
+
+
+# The third-party instrumentor
+
+RIVAL = "opentelemetry.instrumentation.arq"
+
+
+class ArqInstrumentor(BaseInstrumentor):
+    """Stands in for that of opentelemetry-instrumentation-arq, which no wrapt of today allows."""
+
+    calls: list[str]
+
+    def instrumentation_dependencies(self) -> list[str]:
+        return []
+
+    def _instrument(self, **_: Any) -> None:
+        self.calls = []
+        Function.coroutine = Traced(self.calls)
+
+    def _uninstrument(self, **_: Any) -> None:
+        """Do what its `unwrap` comes to: nothing."""
+
+
+class Traced:
+    """Like a descriptor of wrapt 1, which has a factory for what is to be called instead."""
+
+    def __init__(self, calls: list[str]) -> None:
+        def factory(coroutine: Any) -> Any:
+            async def traced(ctx: Job, *args: Any) -> Any:
+                calls.append("execute")
+                return await coroutine(ctx, *args)
+
+            return traced
+
+        factory.__module__ = RIVAL
+        self.factory = factory
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self.factory(vars(instance)["coroutine"])
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)["coroutine"] = value
+
+
+@contextmanager
+def rival() -> Iterator[ArqInstrumentor]:
+    module = ModuleType(RIVAL)
+    module.ArqInstrumentor = ArqInstrumentor  # type: ignore[attr-defined]
+    sys.modules[RIVAL] = module
+    instrumentor = ArqInstrumentor()
+    instrumentor.instrument()
+    try:
+        yield instrumentor
+    finally:
+        instrumentor.uninstrument()
+        if "coroutine" in vars(Function):
+            del Function.coroutine
+        del sys.modules[RIVAL]
+
+
+def test_a_rival_is_replaced_with_all_that_it_leaves_behind(
+    telemetry: Telemetry, shop: Shop
+) -> None:
+    with rival() as other:
+        telemetry.instrument()
+        shop.run(one)
+        assert other.calls == []
+    assert telemetry.names() == CHAIN
+
+
+def test_we_yield_to_a_rival_where_the_user_wants_it(telemetry: Telemetry, shop: Shop) -> None:
+    with rival() as other:
+        telemetry.instrument(conflicts="yield")
+        shop.run(one)
+        assert other.calls == ["execute"]
+    assert telemetry.names() == []
