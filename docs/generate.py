@@ -89,7 +89,7 @@ Keywords only: `propagator`, `tracer_provider`, `meter_provider`, `submit_hook(s
 (`OTEL_PROPAGATORS`), unless `propagator` is another one.
 
 In a declarative configuration (`OTEL_CONFIG_FILE`) options go under `instrumentation/development:
-python: queue_bridge_celery`, or the name of another queue after `queue_bridge_`. To leave one out, set
+python: queue_bridge_celery`, or another queue after `queue_bridge_`. To leave a queue out, set
 `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=queue_bridge_rq`.
 
 A bad value is an error that says what is allowed. Under `opentelemetry-instrument` it is logged
