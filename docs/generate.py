@@ -32,8 +32,8 @@ FastWorker has one more, `nng.req_reply` (CLIENT), and its control plane's dispa
 
 $attributes
 
-What only one queue has begins with its name: see [celery.md](celery.md) and
-[fastworker.md](fastworker.md).
+What only one queue has begins with its name: see [celery.md](celery.md),
+[fastworker.md](fastworker.md) and [django.md](django.md).
 
 ## Metrics
 
@@ -45,13 +45,13 @@ those of attempts also the status and `error.type`, where they apply. `metric_at
 more: see [traces.md](traces.md).
 
 A retry is not submitted again. `task.workers.active` counts the places that can run a task:
-Celery's pool slots, Dramatiq's threads, RQ's workers, FastWorker's subworkers. `task.workers.busy`
-counts those of them that run one now. Both add up over processes, and are 0 when a worker has
-stopped: busy / active is how much of the capacity is in use.
+Celery's pool slots, Dramatiq's threads, RQ's and Django's workers, FastWorker's subworkers.
+`task.workers.busy` counts those of them that run one now. Both add up over processes, and are 0
+when a worker has stopped: busy / active is how much of the capacity is in use.
 
 What waits is read by the workers, of each queue that they consume, once for each export, within a
-second, on a separate connection; `queue_depth=false` turns it off. What cannot be told is not
-exported.
+second, on a separate connection; `queue_depth=false` turns it off. Django's are asked only with
+`queue_depth=true`: see [django.md](django.md). What cannot be told is not exported.
 
 | | depth | delayed | dead | oldest |
 | --- | --- | --- | --- | --- |
@@ -59,6 +59,7 @@ exported.
 | Dramatiq | without `.DQ`, `.XQ` | the delay queue (`.DQ`) | dead letters (`.XQ`) | Redis |
 | RQ | the list of jobs | scheduled, deferred, rate-limited jobs | failed jobs | yes |
 | FastWorker | due, not handed out | planned for later | | yes |
+| Django Tasks, if asked for | ready rows | `run_after` to come | failed rows | yes |
 
 The broker tells every worker the same of a queue: take the maximum over workers. What each worker
 itself holds until its time adds up: take the sum of `task.queue.delayed` of Celery, and of Dramatiq
@@ -86,8 +87,8 @@ Keywords only: `propagator`, `tracer_provider`, `meter_provider`, `submit_hook(s
 (`OTEL_PROPAGATORS`), unless `propagator` is another one.
 
 In a declarative configuration (`OTEL_CONFIG_FILE`) options go under `instrumentation/development:
-python: queue_bridge_celery` (`_dramatiq`, `_rq`, `_fastworker`). To leave a queue out, set
-`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=queue_bridge_rq`.
+python: queue_bridge_celery` (`_dramatiq`, `_rq`, `_fastworker`, `_django`). To leave a queue out,
+set `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=queue_bridge_rq`.
 
 A bad value is an error that says what is allowed. Under `opentelemetry-instrument` it is logged
 once, and no queue is instrumented. A misspelt variable is one warning that suggests the nearest
@@ -100,7 +101,10 @@ STATUSES = (
     " task, undecodable message), `ignored`; under `naming=system` it is `status`"
 )
 ATTRIBUTES = {
-    semconv.MESSAGING_SYSTEM: ("spans, metrics", "`celery`, `dramatiq`, `rq`, `fastworker`"),
+    semconv.MESSAGING_SYSTEM: (
+        "spans, metrics",
+        "`celery`, `dramatiq`, `rq`, `fastworker`, `django`",
+    ),
     semconv.MESSAGING_OPERATION_NAME: ("spans", "`submit`, `dispatch`, `execute`"),
     semconv.MESSAGING_OPERATION_TYPE: ("spans", "`send`, `receive`, `process`"),
     semconv.MESSAGING_DESTINATION_NAME: ("spans, metrics", "the queue"),

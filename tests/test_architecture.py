@@ -14,7 +14,18 @@ import otel_queue_bridge
 
 OURS = "otel_queue_bridge"
 ROOT = Path(otel_queue_bridge.__file__).parent
-HOSTS = {"billiard", "celery", "dramatiq", "fastworker", "kombu", "pynng", "rq"}
+HOSTS = {
+    "billiard",
+    "celery",
+    "django",
+    "django_tasks",
+    "django_tasks_db",
+    "dramatiq",
+    "fastworker",
+    "kombu",
+    "pynng",
+    "rq",
+}
 
 # A module imports only from rows above its own; `forks`, a folder, also from itself.
 ROWS = [

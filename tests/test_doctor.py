@@ -57,8 +57,9 @@ class Report:
 
     @property
     def remarks(self):
-        """What is not ok."""
-        return [finding for finding in self.findings if finding["level"] != "ok"]
+        """What is not ok; Django is here for its tasks, and without its instrumentation."""
+        found = [finding for finding in self.findings if finding["level"] != "ok"]
+        return [finding for finding in found if not finding["message"].startswith("Django is ")]
 
     def of(self, check):
         return [finding for finding in self.findings if finding["check"] == check]
@@ -334,7 +335,7 @@ def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected, tmp_
     without_grpc.add("opentelemetry-exporter-otlp-proto-grpc", version("opentelemetry-sdk"))
     report = run("--json", environment=healthy | without_grpc.environment | changes)
     # A setting that affects every queue is reported once for each.
-    others = ("dramatiq is ", "fastworker is ", "rq is ", "FastAPI is ")
+    others = ("django is ", "dramatiq is ", "fastworker is ", "rq is ", "FastAPI is ")
     findings = [one for one in report.remarks if not one["message"].startswith(others)]
     assert len(findings) == 1, report.remarks
     (finding,) = findings
@@ -649,7 +650,7 @@ def test_under_opentelemetry_instrument_the_patched_queues_are_shown(healthy):
     report = run("--json", environment=healthy | off, command=UNDER_INSTRUMENT)
     findings = report.of("patched now")
     assert (report.code, {finding["level"] for finding in findings}) == (0, {"ok"})
-    queues = ["celery", "dramatiq", "fastworker", "rq"]
+    queues = ["celery", "django", "dramatiq", "fastworker", "rq"]
     assert [finding["message"] for finding in findings] == [
         f"{queue}: submit, execute; metrics on" for queue in queues if find_spec(queue)
     ]
@@ -671,7 +672,7 @@ def test_under_opentelemetry_instrument_a_bad_option_is_one_problem_and_what_fol
 ):
     bad = {"OTEL_METRICS_EXPORTER": "none", f"{VARIABLE}RELATION": "sibling"}
     report = run("--json", environment=healthy | bad, command=UNDER_INSTRUMENT)
-    queues = ["celery", "dramatiq", "fastworker", "rq"]
+    queues = ["celery", "django", "dramatiq", "fastworker", "rq"]
     patched, option = report.remarks
     assert patched["message"] == "not patched: " + ", ".join(q for q in queues if find_spec(q))
     assert f"{VARIABLE}RELATION" in option["message"]

@@ -40,8 +40,9 @@ def _ask(worker: Any) -> Iterator[Reading]:
     rows = models.DBTaskResult.objects.filter(backend_name=worker.backend_name)
     if not worker.process_all_queues:
         rows = rows.filter(queue_name__in=worker.queue_names)
-    if worker.excluded_queue_names:
-        rows = rows.exclude(queue_name__in=worker.excluded_queue_names)
+    excluded = getattr(worker, "excluded_queue_names", [])  # since 0.13
+    if excluded:
+        rows = rows.exclude(queue_name__in=excluded)
     try:
         planned = rows.filter(status="READY", run_after__gt=_now())
         ready, dead = _count(rows.ready()), _count(rows.failed())

@@ -130,6 +130,18 @@ QUEUES = {
         workers=(Participant("rq", "rq.cli", ("worker", "warehouse"), ready=r"Listening on"),),
         chain=_chain("shop.stock.fill", "rq", "stock.count"),
     ),
+    "django": Queue(
+        requires=("django_tasks_db",),
+        workers=(
+            Participant(
+                "django",
+                "shop.manage",
+                ("db_worker", "--no-startup-delay", "--interval=0.1"),
+                ready=r"Starting worker",
+            ),
+        ),
+        chain=_chain("shop.loyalty.points", "django", "points.add"),
+    ),
     "fastworker": Queue(
         requires=("fastworker",),
         workers=(

@@ -7,6 +7,7 @@ const WORKERS = {
   Dramatiq: "dramatiq shop",
   RQ: "rq worker",
   FastWorker: "fastworker control-plane --task-modules shop",
+  "Django Tasks": "python manage.py db_worker --no-reload",
 };
 
 let queue = "Celery";

@@ -14,6 +14,7 @@ from redis import Redis
 from rq import Queue
 
 from .invoice import invoice
+from .loyalty import points
 from .report import report
 from .stock import fill
 
@@ -46,6 +47,7 @@ async def order(prices: list[float]) -> dict[str, float]:
     report.delay(prices)
     invoice.send(prices)
     warehouse.enqueue(fill, len(prices))
+    await points.aenqueue(prices)
     if FASTWORKER:
         await client.delay("shop.thanks", prices)
     return {"forecast": forecast}

@@ -1,0 +1,24 @@
+"""Left to Django Tasks: points for a customer who comes back."""
+
+from __future__ import annotations
+
+import os
+
+import django
+from opentelemetry import trace
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+django.setup()
+
+try:
+    from django.tasks import task
+except ImportError:  # before Django 6.0
+    from django_tasks import task
+
+tracer = trace.get_tracer(__name__)
+
+
+@task  # type: ignore[untyped-decorator]
+def points(prices: list[float]) -> int:
+    with tracer.start_as_current_span("points.add"):
+        return sum(int(price) for price in prices * 20_000) // 20_000
