@@ -19,7 +19,16 @@ from packaging.specifiers import SpecifierSet
 from otel_queue_bridge import instrument, instrumentor, uninstrument
 from otel_queue_bridge.adapter import Adapter, Hook, Variant
 from otel_queue_bridge.instrumentor import adapter_named, adapters
-from otel_queue_bridge.versions import ALLOW, Untested, conflict, modules, range_of, required
+from otel_queue_bridge.versions import (
+    ALLOW,
+    Untested,
+    conflict,
+    lacking,
+    lacking_modules,
+    modules,
+    range_of,
+    required,
+)
 from tests.servers import LIMIT
 from tests.site import Site
 
@@ -182,6 +191,21 @@ def test_who_does_not_import_a_variant_hears_nothing(library, caplog, monkeypatc
     import_module(untested.module)
     (record,) = caplog.records
     assert "made_up is not instrumented: wrapt " in record.getMessage()
+
+
+def test_a_module_in_a_namespace_package_is_not_lacking(tmp_path, monkeypatch) -> None:
+    (tmp_path / "made_up_place" / "commands").mkdir(parents=True)
+    (tmp_path / "made_up_place" / "commands" / "work.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    hooks = (Hook("made_up_place.commands.work:run", lambda *_: None),)
+    assert lacking_modules(Adapter("made_up", (), hooks)) == []
+
+
+def test_a_module_that_needs_settings_is_not_lacking(tmp_path, monkeypatch) -> None:
+    (tmp_path / "made_up_needy.py").write_text("raise RuntimeError")
+    monkeypatch.syspath_prepend(tmp_path)
+    hooks = (Hook("made_up_needy:run", lambda *_: None),)
+    assert lacking(Adapter("made_up", (), hooks)) == []
 
 
 # The ranges, which adapters hold and other places repeat
