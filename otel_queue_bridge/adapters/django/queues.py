@@ -48,13 +48,9 @@ def _ask(worker: Any) -> Iterator[Reading]:
         ready, dead = _count(rows.ready()), _count(rows.failed())
         delayed = _count(planned.exclude(run_after=models.get_date_max()))
         for name in {*worker.queue_names, *ready, *delayed, *dead} - {"*"}:
-            yield Reading(
-                ready.get(name, 0),
-                name,
-                delayed=delayed.get(name, 0),
-                dead=dead.get(name, 0),
-                oldest=_age(rows.ready().filter(queue_name=name)) if name in ready else 0.0,
-            )
+            value, later, failed = (found.get(name, 0) for found in (ready, delayed, dead))
+            oldest = _age(rows.ready().filter(queue_name=name)) if value else 0.0
+            yield Reading(value, name, delayed=later, dead=failed, oldest=oldest)
     finally:
         sys.modules["django.db"].connections[rows.db].close()
 
