@@ -443,15 +443,16 @@ def test_the_text_has_what_to_do_below_what_is_wrong(healthy):
     changes = {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "none"}
     report = run(environment=healthy | changes)
     assert report.code == 1
-    first, advice, second, _, _, last = report.output.splitlines()
+    first, advice, framework, _, second, _, _, last = report.output.splitlines()
     assert first == "problem  sampling: OTEL_SDK_DISABLED=true: nothing is recorded"
     assert advice.split() == [">", "unset", "OTEL_SDK_DISABLED"]
     assert second.startswith("warning  export: OTEL_TRACES_EXPORTER=none")
-    assert re.fullmatch(r"problems: 1, warnings: 1; fine: \d+, shown by --verbose", last)
+    assert framework.startswith("warning  web frameworks: Django is ")
+    assert re.fullmatch(r"problems: 1, warnings: 2; fine: \d+, shown by --verbose", last)
     verbose = run("--verbose", environment=healthy | changes).output
-    assert verbose.startswith(f"{first}\n{advice}\n{second}\n")
+    assert verbose.startswith(f"{first}\n{advice}\n{framework}\n")
     assert "\nok       export: the service is shop-worker" in verbose
-    assert verbose.endswith("\nproblems: 1, warnings: 1\n")
+    assert verbose.endswith("\nproblems: 1, warnings: 2\n")
 
 
 # An unknown propagator breaks the import of OpenTelemetry, and of `otel_queue_bridge` with it.
