@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import django
+from django.core.management import call_command
+from django.db import OperationalError
 from opentelemetry import trace
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
@@ -16,6 +19,11 @@ except ImportError:  # before Django 6.0
     from django_tasks import task
 
 tracer = trace.get_tracer(__name__)
+
+
+def make_tables() -> None:
+    with suppress(OperationalError):  # web app and worker both do, and the other one was faster
+        call_command("migrate", run_syncdb=True, verbosity=0)
 
 
 @task  # type: ignore[untyped-decorator]

@@ -1,14 +1,11 @@
 """Runs Django's commands, as `manage.py` does; first it makes the tables."""
 
-import os
 import sys
 
-import django
-from django.core.management import call_command, execute_from_command_line
+from django.core.management import execute_from_command_line
 
-os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+from .loyalty import make_tables
 
 if __name__ == "__main__":
-    django.setup()
-    call_command("migrate", run_syncdb=True, verbosity=0)
+    make_tables()
     execute_from_command_line(sys.argv)

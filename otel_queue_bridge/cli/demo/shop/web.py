@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from redis import Redis
 from rq import Queue
 
 from .invoice import invoice
-from .loyalty import points
+from .loyalty import make_tables, points
 from .report import report
 from .stock import fill
 
@@ -28,6 +29,7 @@ if FASTWORKER:
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    await asyncio.to_thread(make_tables)
     if FASTWORKER:
         await client.start()
     yield
