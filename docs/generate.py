@@ -32,8 +32,8 @@ FastWorker has one more, `nng.req_reply` (CLIENT), and its control plane's dispa
 
 $attributes
 
-What only one queue has begins with its name: see [celery.md](celery.md) and
-[fastworker.md](fastworker.md).
+What only one queue has begins with its name: see [celery.md](celery.md),
+[fastworker.md](fastworker.md) and [django.md](django.md).
 
 ## Metrics
 
@@ -45,14 +45,14 @@ those of attempts also the status and `error.type`, where they apply. `metric_at
 more: see [traces.md](traces.md).
 
 A retry is not submitted again. `task.workers.active` counts the places that can run a task:
-Celery's pool slots, Dramatiq's threads, RQ's and Huey's workers, ARQ's `max_jobs`, FastWorker's
-subworkers.
+Celery's pool slots, Dramatiq's threads, RQ's, Huey's and Django's workers, ARQ's `max_jobs`,
+FastWorker's subworkers.
 `task.workers.busy` counts those of them that run one now. Both add up over processes, and are 0
 when a worker has stopped: busy / active is how much of the capacity is in use.
 
 What waits is read by the workers, of each queue that they consume, once for each export, within a
-second, on a separate connection; `queue_depth=false` turns it off. What cannot be told is not
-exported.
+second, on a separate connection; `queue_depth=false` turns it off. Django's are asked only with
+`queue_depth=true`: see [django.md](django.md). What cannot be told is not exported.
 
 | | depth | delayed | dead | oldest |
 | --- | --- | --- | --- | --- |
@@ -62,6 +62,7 @@ exported.
 | ARQ | ready, not claimed | planned for later, retries with a pause | | yes |
 | FastWorker | due, not handed out | planned for later | | yes |
 | Huey | what no worker has looked at | the schedule | | Redis, SQLite, PostgreSQL |
+| Django Tasks, if asked for | ready rows | `run_after` to come | failed rows | yes |
 
 The broker tells every worker the same of a queue: take the maximum over workers. What each worker
 itself holds until its time adds up: take the sum of `task.queue.delayed` of Celery, and of Dramatiq
@@ -105,7 +106,7 @@ STATUSES = (
 ATTRIBUTES = {
     semconv.MESSAGING_SYSTEM: (
         "spans, metrics",
-        "`celery`, `dramatiq`, `rq`, `huey`, `arq`, `fastworker`",
+        "`celery`, `dramatiq`, `rq`, `huey`, `arq`, `fastworker`, `django`",
     ),
     semconv.MESSAGING_OPERATION_NAME: ("spans", "`submit`, `dispatch`, `execute`"),
     semconv.MESSAGING_OPERATION_TYPE: ("spans", "`send`, `receive`, `process`"),

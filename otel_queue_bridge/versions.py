@@ -117,7 +117,10 @@ def _exists(module: str) -> bool:
     path, name = None, ""
     for part in module.split("."):
         name = f"{name}.{part}".lstrip(".")
-        spec = PathFinder.find_spec(name, path)
+        try:
+            spec = PathFinder.find_spec(name, path)
+        except KeyError:  # in a namespace package, whose place its parent knows once it is imported
+            return True
         if spec is None:
             return path is None  # somebody else's finder may know this package
         path = spec.submodule_search_locations
@@ -133,6 +136,8 @@ def _is_there(hook: Hook) -> bool:
             owner = getattr(owner, part)
     except (ImportError, AttributeError):
         return False
+    except Exception:  # noqa: BLE001 - it needs its app's settings, say, and tells nothing
+        return True
     owners = [owner]
     if hook.overrides:
         for one in owners:

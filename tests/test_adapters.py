@@ -18,6 +18,13 @@ def installed(hook):  # some are for an add-on of the library
     package = hook.target.partition(":")[0].partition(".")[0]
     return not hook.optional or importlib.util.find_spec(package) is not None
 
+if sys.argv[1] == "django":  # its parts cannot be imported before
+    import django
+    from django.conf import settings
+
+    settings.configure(INSTALLED_APPS=["django_tasks_db"])
+    django.setup()
+
 hooks = [hook for hook in adapter_named(sys.argv[1]).hooks if installed(hook)]
 for hook in hooks:
     for place in (hook.target, *hook.aliases):

@@ -14,7 +14,10 @@ import otel_queue_bridge
 
 OURS = "otel_queue_bridge"
 ROOT = Path(otel_queue_bridge.__file__).parent
-HOSTS = {"arq", "billiard", "celery", "dramatiq", "fastworker", "huey", "kombu", "pynng", "rq"}
+HOSTS = {
+    *("arq", "celery", "dramatiq", "fastworker", "huey", "rq"),
+    *("django", "django_tasks", "django_tasks_db", "billiard", "kombu", "pynng"),
+}
 
 # A module imports only from rows above its own; `forks`, a folder, also from itself.
 ROWS = [

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 DOCTOR = (sys.executable, "-m", "otel_queue_bridge", "doctor")
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 UNDER_INSTRUMENT = (str(SCRIPTS / "opentelemetry-instrument"), *DOCTOR)
+QUEUES = ("arq", "celery", "django", "dramatiq", "fastworker", "huey", "rq")
 FOREIGN = ("OTEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")
 
 
@@ -57,8 +58,9 @@ class Report:
 
     @property
     def remarks(self):
-        """What is not ok."""
-        return [finding for finding in self.findings if finding["level"] != "ok"]
+        """What is not ok; Django is here for its tasks, and without its instrumentation."""
+        found = [finding for finding in self.findings if finding["level"] != "ok"]
+        return [finding for finding in found if not finding["message"].startswith("Django is ")]
 
     def of(self, check):
         return [finding for finding in self.findings if finding["check"] == check]
@@ -334,7 +336,15 @@ def test_each_mistake_is_found_and_nothing_else(healthy, changes, expected, tmp_
     without_grpc.add("opentelemetry-exporter-otlp-proto-grpc", version("opentelemetry-sdk"))
     report = run("--json", environment=healthy | without_grpc.environment | changes)
     # A setting that affects every queue is reported once for each.
-    others = ("arq is ", "dramatiq is ", "fastworker is ", "huey is ", "rq is ", "FastAPI is ")
+    others = (
+        "arq is ",
+        "django is ",
+        "dramatiq is ",
+        "fastworker is ",
+        "huey is ",
+        "rq is ",
+        "FastAPI is ",
+    )
     findings = [one for one in report.remarks if not one["message"].startswith(others)]
     assert len(findings) == 1, report.remarks
     (finding,) = findings
@@ -442,15 +452,16 @@ def test_the_text_has_what_to_do_below_what_is_wrong(healthy):
     changes = {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "none"}
     report = run(environment=healthy | changes)
     assert report.code == 1
-    first, advice, second, _, _, last = report.output.splitlines()
+    first, advice, framework, _, second, _, _, last = report.output.splitlines()
     assert first == "problem  sampling: OTEL_SDK_DISABLED=true: nothing is recorded"
     assert advice.split() == [">", "unset", "OTEL_SDK_DISABLED"]
     assert second.startswith("warning  export: OTEL_TRACES_EXPORTER=none")
-    assert re.fullmatch(r"problems: 1, warnings: 1; fine: \d+, shown by --verbose", last)
+    assert framework.startswith("warning  web frameworks: Django is ")
+    assert re.fullmatch(r"problems: 1, warnings: 2; fine: \d+, shown by --verbose", last)
     verbose = run("--verbose", environment=healthy | changes).output
-    assert verbose.startswith(f"{first}\n{advice}\n{second}\n")
+    assert verbose.startswith(f"{first}\n{advice}\n{framework}\n")
     assert "\nok       export: the service is shop-worker" in verbose
-    assert verbose.endswith("\nproblems: 1, warnings: 1\n")
+    assert verbose.endswith("\nproblems: 1, warnings: 2\n")
 
 
 # An unknown propagator breaks the import of OpenTelemetry, and of `otel_queue_bridge` with it.
@@ -663,9 +674,8 @@ def test_under_opentelemetry_instrument_the_patched_queues_are_shown(healthy):
     report = run("--json", environment=healthy | off, command=UNDER_INSTRUMENT)
     findings = report.of("patched now")
     assert (report.code, {finding["level"] for finding in findings}) == (0, {"ok"})
-    queues = ["arq", "celery", "dramatiq", "fastworker", "huey", "rq"]
     assert [finding["message"] for finding in findings] == [
-        f"{queue}: submit, execute; metrics on" for queue in queues if find_spec(queue)
+        f"{queue}: submit, execute; metrics on" for queue in QUEUES if find_spec(queue)
     ]
 
 
@@ -685,9 +695,8 @@ def test_under_opentelemetry_instrument_a_bad_option_is_one_problem_and_what_fol
 ):
     bad = {"OTEL_METRICS_EXPORTER": "none", f"{VARIABLE}RELATION": "sibling"}
     report = run("--json", environment=healthy | bad, command=UNDER_INSTRUMENT)
-    queues = ["arq", "celery", "dramatiq", "fastworker", "huey", "rq"]
     patched, option = report.remarks
-    assert patched["message"] == "not patched: " + ", ".join(q for q in queues if find_spec(q))
+    assert patched["message"] == "not patched: " + ", ".join(q for q in QUEUES if find_spec(q))
     assert f"{VARIABLE}RELATION" in option["message"]
 
 

@@ -14,11 +14,21 @@ from types import ModuleType
 import pytest
 from opentelemetry.instrumentation.dependencies import DependencyConflictError
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from otel_queue_bridge import instrument, instrumentor, uninstrument
 from otel_queue_bridge.adapter import Adapter, Hook, Variant
 from otel_queue_bridge.instrumentor import adapter_named, adapters
-from otel_queue_bridge.versions import ALLOW, Untested, conflict, modules, range_of, required
+from otel_queue_bridge.versions import (
+    ALLOW,
+    Untested,
+    conflict,
+    lacking,
+    lacking_modules,
+    modules,
+    range_of,
+    required,
+)
 from tests.servers import LIMIT
 from tests.site import Site
 
@@ -183,6 +193,21 @@ def test_who_does_not_import_a_variant_hears_nothing(library, caplog, monkeypatc
     assert "made_up is not instrumented: wrapt " in record.getMessage()
 
 
+def test_a_module_in_a_namespace_package_is_not_lacking(tmp_path, monkeypatch) -> None:
+    (tmp_path / "made_up_place" / "commands").mkdir(parents=True)
+    (tmp_path / "made_up_place" / "commands" / "work.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    hooks = (Hook("made_up_place.commands.work:run", lambda *_: None),)
+    assert lacking_modules(Adapter("made_up", (), hooks)) == []
+
+
+def test_a_module_that_needs_settings_is_not_lacking(tmp_path, monkeypatch) -> None:
+    (tmp_path / "made_up_needy.py").write_text("raise RuntimeError")
+    monkeypatch.syspath_prepend(tmp_path)
+    hooks = (Hook("made_up_needy:run", lambda *_: None),)
+    assert lacking(Adapter("made_up", (), hooks)) == []
+
+
 # The ranges, which adapters hold and other places repeat
 
 
@@ -193,13 +218,18 @@ def test_the_extras_have_the_ranges_of_the_adapters() -> None:
             wanted = {"extra": name, "python_version": "3.12"}
             if "extra" in str(requirement.marker) and requirement.marker.evaluate(wanted):
                 found.append(requirement)
+    ranges = {
+        range_.name: range_.specifier
+        for queue in QUEUES
+        for range_ in map(Requirement, adapter_named(queue).tested)
+    }
+    ranges["django"] = SpecifierSet(">=5.2,<7")  # below 6.0, with the backport
     for queue in QUEUES:
-        (requirement,) = extras[queue]
-        (range_,) = map(Requirement, adapter_named(queue).tested)
-        assert (requirement.name, requirement.specifier) == (range_.name, range_.specifier)
-    anything = extras["instruments-any"]
-    assert sorted(requirement.name for requirement in anything) == QUEUES
-    assert not any(requirement.specifier for requirement in anything)
+        assert extras[queue]
+        for requirement in extras[queue]:
+            assert requirement.specifier == ranges[requirement.name]
+    anything = {str(requirement).partition(";")[0] for requirement in extras["instruments-any"]}
+    assert anything == {*QUEUES} - {"django"} | {"django>=6.0", "django-tasks"}
 
 
 def test_the_readme_has_the_ranges_of_the_adapters() -> None:
@@ -208,5 +238,6 @@ def test_the_readme_has_the_ranges_of_the_adapters() -> None:
         next(line for line in lines if line.startswith(start)).strip("| ").split(" | ")
         for start in ("| | Celery |", "| tested versions |")
     )
-    shown = dict(zip((name.lower() for name in names), ranges[1:], strict=True))
+    queues = (name.lower().removesuffix(" tasks") for name in names)
+    shown = dict(zip(queues, ranges[1:], strict=True))
     assert shown == {queue: f"`{range_of(adapter_named(queue))}`" for queue in QUEUES}

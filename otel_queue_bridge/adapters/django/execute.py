@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from otel_queue_bridge.adapter import REJECTED, RETRY, SUCCESS, Outcome, failed
 from otel_queue_bridge.adapters.django import submit
-from otel_queue_bridge.adapters.django.reading import home, started_at, task_in, task_of
+from otel_queue_bridge.adapters.django.reading import home, task_in, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from otel_queue_bridge.adapter import Call, Operation, Recorder, Task
 
-_BY_STATUS = {"SUCCESSFUL": SUCCESS, "FAILED": Outcome("failure"), "READY": RETRY}
+_BY_STATUS = {"SUCCESSFUL": SUCCESS, "READY": RETRY}
 
 
 class _Run:
@@ -34,24 +34,23 @@ class _Run:
         error, self.error = self.error, None
         if raised is not None:
             return failed(raised)
-        found = _BY_STATUS.get(status)
-        if found is not None and found.status == "failure":
-            # It may be Django that fails, as with a result that is no JSON.
-            return failed(error) if error else found._replace(error_type=_type_in(path))
-        return found
+        if status != "FAILED":
+            return _BY_STATUS.get(status)
+        # It may be Django that fails, as with a result that is no JSON.
+        name = path.removeprefix("builtins.") or None
+        return failed(error) if error else Outcome("failure", error_type=name)
 
 
 class _Claimed(_Run):
     """A task of a worker's: its dispatch, and from its call on its execute."""
 
-    def __init__(self, task: Task, started: int | None, recorder: Recorder) -> None:
+    def __init__(self, task: Task, started: float, recorder: Recorder) -> None:
         super().__init__()
         self.task = task
         self._recorder = recorder
         self._stack = ExitStack()
-        self._operation: Operation = self._stack.enter_context(
-            recorder.dispatch(task, start_time=started)
-        )
+        dispatch = recorder.dispatch(task, start_time=int(started * 1e9))
+        self._operation: Operation = self._stack.enter_context(dispatch)
 
     def begin(self, task: Task) -> None:
         if self.task.carrier is not None:
@@ -77,7 +76,8 @@ def run_task(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     # the task is claimed already and would be lost; and what we write at the end would be, too.
     worker.running_task = True
     try:
-        run = _Claimed(task_in(row, worker.worker_id), started_at(row), recorder)
+        task = task_in(row, worker.worker_id)
+        run = _Claimed(task, row.started_at.timestamp(), recorder)
         token = _current.set(run)
         yield
         worker.running_task = True
@@ -110,9 +110,7 @@ def execute_at_once(call: Call, recorder: Recorder) -> Generator[None, None, Non
     with recorder.execute(task, measured=True) as operation:
         yield from _inside(run)
         path = result.errors[-1].exception_class_path if result.errors else ""
-        outcome = run.outcome(result.status, path, call.error)
-        if outcome is not None:
-            operation.settle(outcome)
+        operation.settle(run.outcome(result.status, path, call.error) or SUCCESS)
 
 
 def _inside(run: _Run) -> Generator[None, None, None]:
@@ -120,7 +118,3 @@ def _inside(run: _Run) -> Generator[None, None, None]:
     yield
     submit.current.reset(submitting)
     _current.reset(running)
-
-
-def _type_in(path: str) -> str | None:
-    return path.removeprefix("builtins.") or None

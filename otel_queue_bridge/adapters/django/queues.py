@@ -40,20 +40,17 @@ def _ask(worker: Any) -> Iterator[Reading]:
     rows = models.DBTaskResult.objects.filter(backend_name=worker.backend_name)
     if not worker.process_all_queues:
         rows = rows.filter(queue_name__in=worker.queue_names)
-    if worker.excluded_queue_names:
-        rows = rows.exclude(queue_name__in=worker.excluded_queue_names)
+    excluded = getattr(worker, "excluded_queue_names", [])  # since 0.13
+    if excluded:
+        rows = rows.exclude(queue_name__in=excluded)
     try:
         planned = rows.filter(status="READY", run_after__gt=_now())
         ready, dead = _count(rows.ready()), _count(rows.failed())
         delayed = _count(planned.exclude(run_after=models.get_date_max()))
         for name in {*worker.queue_names, *ready, *delayed, *dead} - {"*"}:
-            yield Reading(
-                ready.get(name, 0),
-                name,
-                delayed=delayed.get(name, 0),
-                dead=dead.get(name, 0),
-                oldest=_age(rows.ready().filter(queue_name=name)) if name in ready else 0.0,
-            )
+            value, later, failed = (found.get(name, 0) for found in (ready, delayed, dead))
+            oldest = _age(rows.ready().filter(queue_name=name)) if value else 0.0
+            yield Reading(value, name, delayed=later, dead=failed, oldest=oldest)
     finally:
         sys.modules["django.db"].connections[rows.db].close()
 

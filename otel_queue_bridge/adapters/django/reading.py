@@ -10,20 +10,16 @@ from otel_queue_bridge.adapter import SUBMITTED, Arguments, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime
 
 CARRIER = "otel"
 """The key of the carrier beside `args` and `kwargs` in a row's JSON."""
 DATABASE = "django_tasks_db.backend"
 RQ = "django_tasks_rq.backend"
+_BACKENDS = ("django.tasks.backends.", "django_tasks.backends.")
 _HOMES = {
     DATABASE,
     RQ,
-    *(
-        f"{package}.backends.{kind}"
-        for package in ("django.tasks", "django_tasks")
-        for kind in ("immediate", "dummy")
-    ),
+    *(f"{place}{kind}" for place in _BACKENDS for kind in ("immediate", "dummy")),
 }
 _NEVER = 9999
 """The year until which a row waits that has no `run_after` (`get_date_max`)."""
@@ -65,33 +61,20 @@ def task_in(row: Any, worker_id: str) -> Task:
         attributes={"django.backend": row.backend_name},
         arguments=lambda: _arguments(row),
     )
-    place(task, row._state.db)  # noqa: SLF001 - Django documents it
+    place(task)
     return task
 
 
-def database() -> str | None:
-    """Return Django's name of the database that a new task goes to."""
-    models: Any = sys.modules.get("django_tasks_db.models")
-    if models is None:
-        return None
-    name: str = sys.modules["django.db"].router.db_for_write(models.DBTaskResult)
-    return name
-
-
-def place(task: Task, database: str | None) -> None:
-    """Say where this database is, which holds the task."""
-    settings = sys.modules["django.db"].connections.settings.get(database)
-    if settings is None:
+def place(task: Task) -> None:
+    """Say where the database is that holds the task."""
+    database, models = sys.modules["django.db"], sys.modules.get("django_tasks_db.models")
+    if models is None:  # its app is not installed: Django will say so
         return
+    settings = database.connections.settings[database.router.db_for_write(models.DBTaskResult)]
     task.transport = settings["ENGINE"].rpartition(".")[2]
     host, port = settings["HOST"], str(settings["PORT"])
     if host and not host.startswith("/") and "," not in host:  # a socket, or several hosts
         task.server = (host, int(port) if port.isdecimal() else None)
-
-
-def started_at(row: Any) -> int | None:
-    moment: datetime | None = row.started_at
-    return None if moment is None else int(moment.timestamp() * 1e9)
 
 
 def _carrier(row: Any) -> Mapping[str, Any]:

@@ -9,15 +9,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapters.django.reading import (
-    CARRIER,
-    DATABASE,
-    RQ,
-    database,
-    home,
-    place,
-    task_of,
-)
+from otel_queue_bridge.adapters.django import reading
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -40,14 +32,14 @@ current: ContextVar[_Submission | None] = ContextVar(
 
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task, outer = call.argument(0, "task"), current.get()
-    kind = home(call.instance)
+    kind = reading.home(call.instance)
     # What goes to RQ is a job of RQ's, and recorded as such.
-    if kind == RQ or (outer is not None and outer.function is task.func):
+    if kind == reading.RQ or (outer is not None and outer.function is task.func):
         return
-    read = task_of(task, call.argument(1, "args"), call.argument(2, "kwargs"))
+    read = reading.task_of(task, call.argument(1, "args"), call.argument(2, "kwargs"))
     read.carrier = {}
-    if kind == DATABASE:
-        place(read, database())
+    if kind == reading.DATABASE:
+        reading.place(read)
     with recorder.submit(read) as operation:
         token = current.set(_Submission(task.func, read.carrier))
         yield
@@ -66,4 +58,4 @@ def store(call: Call, _: Recorder) -> Generator[None, None, None]:
         return
     submission.function = None  # what is enqueued from now on, by a signal, is another task
     if submission.carrier and isinstance(call.result, dict):
-        call.result[CARRIER] = submission.carrier
+        call.result[reading.CARRIER] = submission.carrier

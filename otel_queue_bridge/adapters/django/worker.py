@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def work(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker = call.instance
-    recorder.watch_workers(_busy, worker)
+    recorder.watch_workers(lambda it: [Reading(1, busy=int(it.running_task))], worker)
     recorder.watch_depth(Queues(recorder).readings, worker)
     yield
     recorder.close(worker)
@@ -37,7 +37,3 @@ def claim(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 def _quiet(transaction: AbstractContextManager[Any], recorder: Recorder) -> Iterator[None]:
     with recorder.polling(), transaction:
         yield
-
-
-def _busy(worker: Any) -> list[Reading]:
-    return [Reading(1, busy=int(worker.running_task))]

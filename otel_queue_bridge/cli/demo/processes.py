@@ -132,7 +132,7 @@ class Process:
 
 def clean_environment(own: Mapping[str, str]) -> dict[str, str]:
     """Return the user's environment, less what would configure our processes, plus `own`."""
-    foreign = ("OTEL_", "CELERY_", "UVICORN_", "RQ_", "ARQ_", "dramatiq_", "FASTWORKER_")
+    foreign = ("OTEL_", "CELERY_", "DJANGO_", "UVICORN_", "RQ_", "ARQ_", "dramatiq_", "FASTWORKER_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {
         **inherited,

@@ -168,6 +168,19 @@ QUEUES = {
         chain=_chain("shop.thanks", "fastworker", "letter.write"),
         python=(3, 12),
     ),
+    "django": Queue(
+        requires=("django_tasks_db",),
+        module="shop.loyalty",
+        workers=(
+            Participant(
+                "django",
+                "shop.manage",
+                ("db_worker", "--no-startup-delay", "--interval=0.1"),
+                ready=r"Starting worker",
+            ),
+        ),
+        chain=_chain("shop.loyalty.points", "django", "points.add"),
+    ),
 }
 
 

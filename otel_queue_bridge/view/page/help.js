@@ -9,6 +9,7 @@ const WORKERS = {
   ARQ: "arq shop.WorkerSettings",
   FastWorker: "fastworker control-plane --task-modules shop",
   Huey: "huey_consumer shop.huey",
+  "Django Tasks": "python manage.py db_worker --no-reload",
 };
 
 let queue = "Celery";
