@@ -3,6 +3,8 @@
 import os
 import sqlite3
 
+from huey import MemoryHuey
+
 import otel_queue_bridge
 from tests.brokers import sdk
 
@@ -61,6 +63,7 @@ ROOT_URLCONF = "tests.brokers.django_urls"
 STATIC_URL = "/static/"
 ALLOWED_HOSTS = ["testserver"]
 RQ_QUEUES = {"default": {"URL": os.environ.get("APP_REDIS", "redis://127.0.0.1:1")}}
+HUEY = MemoryHuey("app")
 TASKS = {
     "default": {"BACKEND": DATABASE, "QUEUES": []},
     "other": {"BACKEND": DATABASE},
@@ -70,4 +73,5 @@ TASKS = {
     "now": {"BACKEND": NOW},
     "dummy": {"BACKEND": DUMMY},
     "rq": {"BACKEND": "django_tasks_rq.RQBackend"},
+    "huey": {"BACKEND": "huey.contrib.djhuey.tasks_backend.HueyBackend"},
 }

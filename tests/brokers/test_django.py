@@ -106,7 +106,9 @@ class Caller(Collected):
         self._exporter = InMemorySpanExporter()
         self.tracers = TracerProvider()
         self.tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        instrument("django", "rq", tracer_provider=self.tracers, meter_provider=self.provider)
+        instrument(
+            "django", "rq", "huey", tracer_provider=self.tracers, meter_provider=self.provider
+        )
 
     def spans(self):
         return self._exporter.get_finished_spans()
@@ -285,6 +287,16 @@ def test_what_goes_to_rq_is_recorded_by_rq_alone(caller, redis_url) -> None:
     systems = {span.attributes["messaging.system"] for span in caller.spans()}
     assert [span.name.split()[0] for span in caller.spans()] == ["submit", "dispatch", "execute"]
     assert systems == {"rq"}
+    assert caller.counts() == {"submitted": 1, "dispatched": 1, "completed": 1}
+
+
+def test_what_goes_to_huey_is_recorded_by_huey_alone(caller, app) -> None:
+    from django.conf import settings
+
+    app.fine.using(backend="huey").enqueue("word")
+    settings.HUEY.execute(settings.HUEY.dequeue())
+    assert [span.name.split()[0] for span in caller.spans()] == ["submit", "dispatch", "execute"]
+    assert {span.attributes["messaging.system"] for span in caller.spans()} == {"huey"}
     assert caller.counts() == {"submitted": 1, "dispatched": 1, "completed": 1}
 
 

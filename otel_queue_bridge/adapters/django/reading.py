@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 CARRIER = "otel"
 """The key of the carrier beside `args` and `kwargs` in a row's JSON."""
 DATABASE = "django_tasks_db.backend"
-RQ = "django_tasks_rq.backend"
+ELSEWHERE = {"django_tasks_rq.backend", "huey.contrib.djhuey.tasks_backend"}
+"""Backends that give each task to another queue."""
 _BACKENDS = ("django.tasks.backends.", "django_tasks.backends.")
 _HOMES = {
     DATABASE,
-    RQ,
+    *ELSEWHERE,
     *(f"{place}{kind}" for place in _BACKENDS for kind in ("immediate", "dummy")),
 }
 _NEVER = 9999

@@ -33,8 +33,8 @@ current: ContextVar[_Submission | None] = ContextVar(
 def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task, outer = call.argument(0, "task"), current.get()
     kind = reading.home(call.instance)
-    # What goes to RQ is a job of RQ's, and recorded as such.
-    if kind == reading.RQ or (outer is not None and outer.function is task.func):
+    # What goes to RQ or Huey is a task of theirs, and recorded as such.
+    if kind in reading.ELSEWHERE or (outer is not None and outer.function is task.func):
         return
     read = reading.task_of(task, call.argument(1, "args"), call.argument(2, "kwargs"))
     read.carrier = {}
