@@ -1,9 +1,12 @@
-"""An SDK's meter provider for one test, and what its reader collects of ours."""
+"""An SDK for one test: what its reader collects of our metrics, and the spans that have ended."""
 
 from collections import Counter
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_queue_bridge.instruments import SCOPE
 
@@ -39,3 +42,18 @@ class Collected:
             key = tuple(point.attributes.get(name) for name in attributes)
             result[key] += point.count if value is None else value
         return dict(result)
+
+
+class Recorded(Collected):
+    """All that a queue records, if it is instrumented with these `options`."""
+
+    def __init__(self):
+        super().__init__()
+        self.exporter = InMemorySpanExporter()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.options = {"tracer_provider": self.tracers, "meter_provider": self.provider}
+
+    def spans(self):
+        """Return the spans in order of their start."""
+        return sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time)

@@ -305,7 +305,9 @@ def test_a_port_is_a_number_in_range(capfd: pytest.CaptureFixture[str], port: st
 @pytest.mark.parametrize("queues", ["sidekiq", "celery,", ""])
 def test_a_queue_is_one_of_the_demo(capfd: pytest.CaptureFixture[str], queues: str) -> None:
     sentence = refused(capfd, "demo", f"--queues={queues}")
-    assert f"{queues.rpartition(',')[2]!r} is no queue of the demo, name celery, " in sentence
+    assert (
+        f"{queues.rpartition(',')[2]!r} is no queue of the demo: choose from celery, " in sentence
+    )
 
 
 def test_a_file_must_be_writable(

@@ -419,6 +419,14 @@ OF_NO_QUEUE = "they export of no queue: "
             [
                 "workers export task.workers.active, task.workers.busy",
                 f"{OF_QUEUES}task.queue.depth, task.queue.delayed, task.queue.dead, task.oldest",
+                "but nothing of django's queues: that takes queries on your database",
+            ],
+        ),
+        (
+            {"QUEUE_DEPTH": "true"},
+            [
+                "workers export task.workers.active, task.workers.busy",
+                f"{OF_QUEUES}task.queue.depth, task.queue.delayed, task.queue.dead, task.oldest",
             ],
         ),
         (

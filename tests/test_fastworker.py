@@ -14,13 +14,9 @@ from fastworker.patterns import nng_patterns
 from fastworker.tasks.models import Task, TaskPriority
 from fastworker.tasks.registry import task_registry
 from fastworker.workers.control_plane import ControlPlaneWorker
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_queue_bridge import instrument, uninstrument
+from tests.collected import Recorded
 from tests.fastworker import ControlPlane
 from tests.servers import LIMIT
 
@@ -59,41 +55,23 @@ def nothing(request: dict) -> None:
     return None
 
 
-class Recorded:
-    def __init__(self) -> None:
-        self._exporter = InMemorySpanExporter()
-        self._reader = InMemoryMetricReader()
-        tracers = TracerProvider()
-        tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.options = {
-            "tracer_provider": tracers,
-            "meter_provider": MeterProvider([self._reader]),
-        }
-
-    def spans(self, name: str) -> list:
-        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+class OfFastWorker(Recorded):
+    def named(self, name: str) -> list:
+        return [span for span in self.spans() if span.name == name]
 
     def outcomes(self, name: str) -> list:
         return [
             (span.status.status_code.name, span.attributes.get("error.type"))
-            for span in self.spans(name)
+            for span in self.named(name)
         ]
 
     def count(self, metric: str) -> int:
-        data = self._reader.get_metrics_data()
-        return sum(
-            point.value
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for found in scope.metrics
-            if found.name == metric
-            for point in found.data.data_points
-        )
+        return sum(self.totals(metric).values())
 
 
 @pytest.fixture
 def recorded():
-    recorded = Recorded()
+    recorded = OfFastWorker()
     instrument("fastworker", **recorded.options)
     yield recorded
     uninstrument("fastworker")
@@ -150,15 +128,15 @@ def test_an_exception_that_the_caller_handles_is_none_of_a_batch(recorded, clien
     assert recorded.outcomes("nng.req_reply") == [("UNSET", None)]
     assert recorded.outcomes("submit a") == recorded.outcomes("submit b") == [("UNSET", None)]
     # The batch travels at one priority, whatever the priorities of its tasks.
-    ports = [recorded.spans(f"submit {name}")[0].attributes["server.port"] for name in "ab"]
+    ports = [recorded.named(f"submit {name}")[0].attributes["server.port"] for name in "ab"]
     assert ports == [5557, 5557]
 
 
 def test_a_task_made_by_hand_is_submitted_where_it_is_sent(recorded, client) -> None:
     made = Task(name="a")
     asyncio.run(client(success)._submit_task_internal(made))  # noqa: SLF001 - users have no other way
-    (submit,) = recorded.spans("submit a")
-    (exchange,) = recorded.spans("nng.req_reply")
+    (submit,) = recorded.named("submit a")
+    (exchange,) = recorded.named("nng.req_reply")
     assert exchange.parent.span_id == submit.context.span_id
     assert submit.attributes["messaging.message.id"] == made.id
     assert recorded.count("task.submitted") == 1
@@ -232,7 +210,7 @@ def test_what_takes_the_worker_down_is_no_cancellation(recorded, registered) -> 
 
     with pytest.raises(SystemExit):
         asyncio.run(run())
-    (execute,) = recorded.spans("execute leaves")
+    (execute,) = recorded.named("execute leaves")
     assert execute.attributes["task.status"] == "failure"
     assert recorded.outcomes("execute leaves") == [("ERROR", "SystemExit")]
 
@@ -255,14 +233,14 @@ def test_a_request_to_stop_cancels_nothing(recorded, registered) -> None:
         return (await running).status.value
 
     assert asyncio.run(run()) == "success"
-    assert recorded.spans("execute works")[0].attributes["task.status"] == "success"
+    assert recorded.named("execute works")[0].attributes["task.status"] == "success"
 
 
 def test_arguments_that_do_not_fit_cost_no_span(registered) -> None:
     async def fits(a: int) -> int:
         return a
 
-    recorded = Recorded()
+    recorded = OfFastWorker()
     instrument("fastworker", capture_arguments="fits:a", **recorded.options)
     try:
 
@@ -305,10 +283,10 @@ def test_each_cancelled_copy_of_a_task_ends_once(recorded) -> None:
         plane.task_queue[TaskPriority.NORMAL].extend(copies[:2])
         plane._scheduled_heap.append((copies[2].eta, "1", copies[2], None))  # noqa: SLF001
         assert await plane._handle_cancel("1")  # noqa: SLF001
-        assert len(recorded.spans("dispatch a")) == 2
+        assert len(recorded.named("dispatch a")) == 2
         assert await plane._handle_cancel("1")  # noqa: SLF001
 
     asyncio.run(cancel())
-    spans = recorded.spans("dispatch a")
+    spans = recorded.named("dispatch a")
     assert [span.attributes["task.status"] for span in spans] == ["cancelled"] * 3
     assert recorded.count("task.completed") == 3

@@ -13,15 +13,11 @@ import pytest
 from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, group
 from huey.serializer import Serializer, SignedSerializer
 from huey.storage import MemoryStorage
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_queue_bridge import instrument, uninstrument
 from otel_queue_bridge.adapters.huey.carrier import stored
 from otel_queue_bridge.cli.doctor import serializers
+from tests.collected import Recorded
 
 MARK = b"otel\n"
 SECRET = "swordfish"  # noqa: S105 - signs what only tests read
@@ -31,32 +27,10 @@ class LostError(Exception):
     """Raised by a storage that is gone."""
 
 
-class Recorded:
-    def __init__(self) -> None:
-        self._exporter = InMemorySpanExporter()
-        self._reader = InMemoryMetricReader()
-        tracers = TracerProvider()
-        tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracer = tracers.get_tracer("user")
-        self.options = {
-            "tracer_provider": tracers,
-            "meter_provider": MeterProvider([self._reader]),
-        }
-
-    def spans(self):
-        return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time)
-
+class OfHuey(Recorded):
     def counts(self, metric):
         """Return the values of a counter, by status."""
-        data = self._reader.get_metrics_data()
-        scopes = [scope for found in data.resource_metrics for scope in found.scope_metrics]
-        return {
-            point.attributes.get("task.status"): point.value
-            for scope in scopes
-            for found in scope.metrics
-            if found.name == metric
-            for point in found.data.data_points
-        }
+        return {status: value for (status,), value in self.totals(metric, "task.status").items()}
 
     def paths(self):
         """Return the path of each span, from its root down, in order of their start."""
@@ -77,7 +51,7 @@ class Recorded:
 
 @pytest.fixture
 def recorded():
-    recorded = Recorded()
+    recorded = OfHuey()
     instrument("huey", **recorded.options)
     yield recorded
     uninstrument("huey")
@@ -133,7 +107,7 @@ def test_the_carrier_is_a_trailer_that_a_bare_peer_does_not_see(recorded, serial
 
 def test_one_trace_whatever_the_serializer(recorded, serializer):
     huey, task = queue(serializer)
-    with recorded.tracer.start_as_current_span("caller"):
+    with recorded.tracers.get_tracer("user").start_as_current_span("caller"):
         task()
     drain(huey)
     assert recorded.paths()[-1] == "caller > submit ok > dispatch ok > execute ok success"
@@ -336,7 +310,7 @@ def immediate():
 
 def test_immediate_tasks_have_no_dispatch(recorded, immediate):
     task = immediate.task()(ok)
-    with recorded.tracer.start_as_current_span("caller"):
+    with recorded.tracers.get_tracer("user").start_as_current_span("caller"):
         task()
     assert recorded.paths() == [
         "caller",

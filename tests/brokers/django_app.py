@@ -52,6 +52,11 @@ def with_context(context, word: str) -> str:
     return f"{context.attempt} {word}"
 
 
+@task(takes_context=True)
+def greeted(context, name: str, word: str) -> None:
+    """Take arguments of which one is a secret."""
+
+
 @task
 async def soon() -> str:
     with tracer.start_as_current_span("inner"):

@@ -53,7 +53,8 @@ class Own(BaseTaskBackend):
     def work(self):
         while self.waiting:
             result = self.waiting.pop(0)
-            result.task.call(*result.args, **result.kwargs)
+            context = [None] if result.task.takes_context else []
+            result.task.call(*context, *result.args, **result.kwargs)
 
     async def work_soon(self):
         while self.waiting:

@@ -16,35 +16,19 @@ from arq import ArqRedis, Retry, Worker, func
 from arq.worker import Function
 from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from redis.asyncio import ConnectionPool
 
 from otel_queue_bridge import instrument, uninstrument
 from otel_queue_bridge.adapters.arq import queues
+from tests.collected import Recorded
 
 CHAIN = ["submit ok", "dispatch ok", "execute ok"]
 Job = dict[str, Any]
 
 
-class Telemetry:
-    """An SDK for one test, and all that it recorded."""
-
-    def __init__(self) -> None:
-        self._spans = InMemorySpanExporter()
-        self._metrics = InMemoryMetricReader()
-        self.tracers = TracerProvider()
-        self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
-        self._meters = MeterProvider([self._metrics])
-
+class Telemetry(Recorded):
     def instrument(self, **options: Any) -> None:
-        instrument("arq", tracer_provider=self.tracers, meter_provider=self._meters, **options)
-
-    def spans(self) -> list[ReadableSpan]:
-        return sorted(self._spans.get_finished_spans(), key=lambda span: span.start_time or 0)
+        instrument("arq", **self.options, **options)
 
     def names(self) -> list[str]:
         return [span.name for span in self.spans()]
@@ -57,16 +41,12 @@ class Telemetry:
         return len({span.context.trace_id for span in self.spans()})
 
     def counts(self) -> Counter[str]:
-        found = self._metrics.get_metrics_data()
         counts: Counter[str] = Counter()
-        for resource in found.resource_metrics if found else ():
-            for metric in resource.scope_metrics[0].metrics:
-                for point in metric.data.data_points:
-                    if metric.name in {"task.submitted", "task.dispatched", "task.retried"}:
-                        counts[metric.name] += point.value
-                    elif metric.name == "task.completed":
-                        counts[point.attributes["task.status"]] += point.value
-        return counts
+        for name in ("task.submitted", "task.dispatched", "task.retried"):
+            counts[name] += sum(self.totals(name).values())
+        for (status,), value in self.totals("task.completed", "task.status").items():
+            counts[status] += value
+        return +counts
 
 
 @pytest.fixture

@@ -11,16 +11,14 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import format_span_id
 
 from otel_queue_bridge import instrument, uninstrument
 from otel_queue_bridge.adapters.django.queues import Queues
 from otel_queue_bridge.otlp import Receiver
 from tests.brokers.shop import ROOT, paths
-from tests.collected import Collected
+from tests.collected import Recorded
 from tests.servers import CLOCK, LIMIT, Processes, Valkey, otel_env, wait_until
 
 pytest.importorskip("django.tasks")
@@ -98,20 +96,16 @@ def app(project):
     return django_app
 
 
-class Caller(Collected):
+class Caller(Recorded):
     """The process of the tests, instrumented."""
 
     def __init__(self):
         super().__init__()
-        self._exporter = InMemorySpanExporter()
-        self.tracers = TracerProvider()
-        self.tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        instrument(
-            "django", "rq", "huey", tracer_provider=self.tracers, meter_provider=self.provider
-        )
+        instrument("django", "rq", "huey", **self.options)
 
     def spans(self):
-        return self._exporter.get_finished_spans()
+        """Return the spans in order of their end."""
+        return self.exporter.get_finished_spans()
 
     def names(self):
         return [span.name.replace(f"{APP}.", "") for span in self.spans()]
@@ -145,9 +139,12 @@ def carrier(result):
     return row(result).args_kwargs.get("otel")
 
 
-def empty():
+@pytest.fixture(autouse=True)
+def no_tasks(project):
+    """Leave no task to the next test."""
     from django_tasks_db.models import DBTaskResult
 
+    yield
     DBTaskResult.objects.all().delete()
 
 
@@ -193,7 +190,6 @@ def test_a_task_that_runs_at_once_may_submit_itself(caller, app) -> None:
     (submit,) = (span for span in caller.spans() if span.name == f"submit {APP}.fine")
     assert submit.parent.span_id == nested.context.span_id
     assert caller.counts() == {"submitted": 2, "dispatched": 0, "completed": 1}
-    empty()
 
 
 def test_what_never_runs_has_a_submit(caller, app) -> None:
@@ -210,7 +206,6 @@ def test_submitted_without_waiting_it_is_submitted_once(caller, app, backend) ->
     assert caller.counts()["submitted"] == 1
     if backend not in ("now", "dummy"):
         assert format_span_id(submit.context.span_id) in carrier(result)["traceparent"]
-    empty()
 
 
 @pytest.mark.parametrize("backend", ["default", "audited", "routed"])
@@ -221,14 +216,12 @@ def test_a_backend_that_calls_another_submits_once(caller, app, backend) -> None
     assert first["traceparent"] != second["traceparent"]
     assert row(results[0]).args_kwargs.keys() == {"args", "kwargs", "otel"}
     assert caller.spans()[0].attributes["django.backend"] == backend
-    empty()
 
 
 def test_what_a_signal_submits_is_another_task(caller, app) -> None:
     app.fine.enqueue("enqueue me twice")
     assert caller.names() == ["submit fine"] * 2
     assert caller.counts()["submitted"] == 2
-    empty()
 
 
 def test_a_rollback_takes_the_task_back_and_not_the_submit(caller, app) -> None:
@@ -242,7 +235,6 @@ def test_a_rollback_takes_the_task_back_and_not_the_submit(caller, app) -> None:
         transaction.set_rollback(True)
     assert DBTaskResult.objects.count() == 1
     assert caller.counts()["submitted"] == 2
-    empty()
 
 
 def test_arguments_that_are_no_json_are_a_failed_submit(caller, app) -> None:
@@ -271,6 +263,34 @@ def test_another_worker_than_djangos_has_executes(caller, app, waits) -> None:
 def test_to_call_a_task_is_no_execute(caller, app) -> None:
     assert app.fine.call("word") == "word"
     assert caller.spans() == ()
+
+
+def test_a_task_that_has_moved_is_executed(caller, app, monkeypatch) -> None:
+    from django_tasks_db.models import DBTaskResult
+
+    result = app.fine.enqueue("word")
+    monkeypatch.setattr(app, "old_name", app.fine, raising=False)
+    DBTaskResult.objects.filter(id=result.id).update(task_path=f"{APP}.old_name")
+    worker_here().run()
+    assert caller.names()[-1] == "execute old_name"
+    assert caller.counts()["completed"] == 1
+
+
+@pytest.mark.parametrize("backend", ["default", "now", "own"])
+def test_a_context_is_no_argument(caller, app, backend) -> None:
+    from django.tasks import task_backends
+
+    uninstrument()
+    listed = {"capture_arguments": f"{APP}.greeted:word"}
+    instrument("django", **listed, **caller.options)
+    app.greeted.using(backend=backend).enqueue("secret", "hello")
+    if backend == "default":
+        worker_here().run()
+    if backend == "own":
+        task_backends["own"].work()
+    (execute,) = (span for span in caller.spans() if span.name.startswith("execute"))
+    assert execute.attributes["task.argument.word"] == "hello"
+    assert "secret" not in str(caller.spans())
 
 
 def test_what_goes_to_rq_is_recorded_by_rq_alone(caller, redis_url) -> None:
@@ -307,16 +327,17 @@ def test_admin_and_dumps_show_the_carrier_and_keep_it(caller, app, tmp_path) -> 
 
     result = app.fine.enqueue("word")
     held = carrier(result)
+    from django_tasks_db.models import DBTaskResult
+
     dump = tmp_path / "dump.json"
     call_command("dumpdata", "django_tasks_database", output=str(dump))
-    empty()
+    DBTaskResult.objects.all().delete()
     call_command("loaddata", str(dump), verbosity=0)
     assert carrier(result) == held
     client = Client()
     client.force_login(User.objects.create_superuser("admin"))
     page = client.get(f"/admin/django_tasks_database/dbtaskresult/{result.id}/change/")
     assert held["traceparent"] in page.content.decode()
-    empty()
 
 
 # Workers
@@ -392,8 +413,7 @@ class Batch:
 
 @pytest.fixture(scope="module")
 def batch(project, app):
-    yield Batch(project, app)
-    empty()
+    return Batch(project, app)
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
@@ -470,7 +490,6 @@ def test_a_worker_without_us_runs_what_carries_a_trace(project, app, caller) -> 
     assert [row(result).status for result in results] == ["SUCCESSFUL", "FAILED", "SUCCESSFUL"]
     assert row(results[2]).return_value == "1 word"
     assert project.exported("without us") == []
-    empty()
 
 
 def worker_here():
@@ -505,7 +524,6 @@ def test_no_signal_ends_a_worker_while_we_write(caller, app) -> None:
     assert seen == [True] * 4
     assert not worker.running_task
     assert caller.counts() == {"submitted": 1, "dispatched": 1, "completed": 1}
-    empty()
 
 
 def test_depth_is_not_asked_too_often_and_over_another_connection(caller, app) -> None:
@@ -529,7 +547,6 @@ def test_depth_is_not_asked_too_often_and_over_another_connection(caller, app) -
     assert (first[1] > 1, again[1]) == (True, 0)
     assert again[0] == first[0]
     assert (first[2], connection.connection) == (None, here)
-    empty()
 
 
 def test_told_to_stop_a_worker_ends_its_task_and_exports_it(project, app) -> None:
@@ -544,7 +561,6 @@ def test_told_to_stop_a_worker_ends_its_task_and_exports_it(project, app) -> Non
     _, execute = project.exported("stopped")
     assert execute.attributes["task.status"] == "success"
     assert [p.value for p in project.points("task.workers.active", "stopped")] == [0]
-    empty()
 
 
 def test_told_twice_a_worker_fails_its_task(project, app) -> None:
@@ -559,7 +575,6 @@ def test_told_twice_a_worker_fails_its_task(project, app) -> None:
     _, execute = project.exported("ended")
     assert execute.attributes["error.type"] == "SystemExit"
     assert sum(p.value for p in project.points("task.completed", "ended")) == 1
-    empty()
 
 
 def test_told_to_stop_while_idle_a_worker_has_exported_all(project, app) -> None:
@@ -570,7 +585,6 @@ def test_told_to_stop_while_idle_a_worker_has_exported_all(project, app) -> None
     assert worker.stop() == 0, worker.log()
     assert [span.name.split()[0] for span in project.exported("idle")] == ["dispatch", "execute"]
     assert sum(p.value for p in project.points("task.completed", "idle")) == 1
-    empty()
 
 
 def test_a_worker_that_reloads_is_instrumented_in_code(project, app) -> None:
@@ -582,7 +596,6 @@ def test_a_worker_that_reloads_is_instrumented_in_code(project, app) -> None:
     worker.wait()
     names = [span.name.split()[0] for span in project.exported("reloads")]
     assert sorted(names) == ["dispatch", "execute", "inner"]
-    empty()
 
 
 SQL = {"BEGIN", "SELECT", "UPDATE", "COMMIT", "PRAGMA"}
@@ -602,7 +615,6 @@ def test_of_a_worker_only_its_tasks_ask_the_database(project, app, suppressed) -
     asked = [span.attributes["db.statement"] for span in spans if lines[span.span_id] in SQL]
     assert asked[:2] == ["BEGIN", 'SELECT JSON(\'{"a": "b"}\')'], "checks before there is a worker"
     assert bool(asked[2:]) == (suppressed == "false"), asked
-    empty()
 
 
 def test_depth_is_read_where_it_is_asked_for(project, app) -> None:
@@ -621,7 +633,6 @@ def test_depth_is_read_where_it_is_asked_for(project, app) -> None:
     assert waits["waits"] == 2
     (project.folder / "depth may end").touch()
     worker.stop()
-    empty()
 
 
 def test_afterwards_all_is_as_before(project, app) -> None:
@@ -643,4 +654,3 @@ def test_afterwards_all_is_as_before(project, app) -> None:
     assert json.dumps(row(app.fine.enqueue("word")).args_kwargs) == (
         '{"args": ["word"], "kwargs": {}}'
     )
-    empty()

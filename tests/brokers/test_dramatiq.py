@@ -27,17 +27,14 @@ from opentelemetry import baggage, trace
 from opentelemetry.context import attach, detach, get_current
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from otel_queue_bridge import instrument, uninstrument
 from otel_queue_bridge.adapter import Reading
 from otel_queue_bridge.adapters.dramatiq import attempt, brokers, queues
 from tests.brokers.shop import SECRET
+from tests.collected import Recorded
 from tests.servers import CLOCK, LIMIT, Valkey, wait_until
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -45,18 +42,9 @@ TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
 QUEUE = {"task.queue.depth", "task.queue.delayed", "task.queue.dead", "task.oldest"}
 
 
-class Telemetry:
-    """An SDK for one test, and all that it recorded."""
-
-    def __init__(self) -> None:
-        self._spans = InMemorySpanExporter()
-        self._metrics = InMemoryMetricReader()
-        self.tracers = TracerProvider()
-        self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
-        self._meters = MeterProvider([self._metrics])
-
+class Telemetry(Recorded):
     def instrument(self, **options: Any) -> None:
-        instrument("dramatiq", tracer_provider=self.tracers, meter_provider=self._meters, **options)
+        instrument("dramatiq", **self.options, **options)
 
     @contextmanager
     def caller(self) -> Iterator[trace.Span]:
@@ -64,29 +52,21 @@ class Telemetry:
             yield span
 
     def spans(self, name: str = "") -> list[ReadableSpan]:
-        spans = sorted(self._spans.get_finished_spans(), key=lambda span: span.start_time or 0)
-        return [span for span in spans if span.name.startswith(name)]
+        return [span for span in super().spans() if span.name.startswith(name)]
 
     def exported(self) -> bytes:
         """Return the spans as an exporter sends them: if one cannot be encoded, all are lost."""
         return encode_spans(self.spans()).SerializeToString()
 
-    def points(self) -> dict[str, list[Any]]:
-        found = self._metrics.get_metrics_data()
-        metrics = [
-            metric
-            for resource in (found.resource_metrics if found else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        ]
-        return {metric.name: list(metric.data.data_points) for metric in metrics}
+    def all_points(self) -> dict[str, list[Any]]:
+        return {name: list(metric.data.data_points) for name, metric in self.metrics().items()}
 
     def counts(self) -> Counter[str]:
         """Return our counters, by name and status."""
         return +Counter(
             {
                 " ".join(filter(None, [name, point.attributes.get("task.status")])): point.value
-                for name, points in self.points().items()
+                for name, points in self.all_points().items()
                 for point in points
                 if name in {"task.submitted", "task.dispatched", "task.retried", "task.completed"}
             }
@@ -475,7 +455,7 @@ def test_a_broker_that_calls_its_parents_is_one_submit(instrumented: Telemetry) 
         assert received(broker).options["otel"]
         (submit,) = instrumented.spans()
         assert submit.name == "submit ok"
-        instrumented._spans.clear()  # noqa: SLF001 - ours
+        instrumented.exporter.clear()
     assert instrumented.counts() == {"task.submitted": 2}
 
 
@@ -667,7 +647,7 @@ def test_a_broker_says_itself_where_it_is_and_what_waits(
             metric: {
                 point.attributes["messaging.destination.name"]: point.value for point in points
             }
-            for metric, points in instrumented.points().items()
+            for metric, points in instrumented.all_points().items()
             if metric in QUEUE
         }
     assert found == {
@@ -690,8 +670,8 @@ def test_a_broker_that_says_it_wrongly_is_one_warning_each(
     ran.actor.send()
     with working(broker):
         wait_until(lambda: len(ran.calls) == 2)
-        assert "task.queue.depth" not in instrumented.points()
-        instrumented.points()
+        assert "task.queue.depth" not in instrumented.all_points()
+        instrumented.all_points()
     assert len(instrumented.spans("execute")) == 2
     assert len(ours(caplog)) == 2
 
@@ -711,7 +691,7 @@ def test_reading_a_broker_leaves_it_as_it_was(instrumented: Telemetry) -> None:
     with working(broker) as worker:
         wait_until(lambda: ran.calls)
         broker.dead_letters_by_queue.clear()
-        instrumented.points()
+        instrumented.all_points()
         assert worker.consumers.keys() >= {"default", "of others"}
         assert broker.dead_letters_by_queue == {}
     assert len(instrumented.spans()) == 3
@@ -863,7 +843,7 @@ def test_a_middleware_fails_a_message_without_an_exception(
     Ran(stub).actor.send()
     work_until(stub, lambda: stub.dead_letters)
     (execute,) = instrumented.spans("execute")
-    (completed,) = instrumented.points()["task.completed"]
+    (completed,) = instrumented.all_points()["task.completed"]
     for told in (execute, completed):
         assert told.attributes["task.status"] == "failure"
         assert told.attributes["error.type"] == "_OTHER"
@@ -982,15 +962,15 @@ def attached_baggage() -> Iterator[None]:
 
 def test_gauges_of_a_worker(instrumented: Telemetry, stub: StubBroker) -> None:
     Ran(stub).actor.send()
-    assert "task.workers.active" not in instrumented.points()
+    assert "task.workers.active" not in instrumented.all_points()
     with working(stub):
-        points = instrumented.points()
+        points = instrumented.all_points()
         assert [point.value for point in points["task.workers.active"]] == [2]
         for metric in QUEUE:
             (point,) = points[metric]
             assert point.attributes["messaging.destination.name"] == "default"
             assert point.value == 0
-    points = instrumented.points()
+    points = instrumented.all_points()
     assert [point.value for point in points["task.workers.active"]] == [0]
     assert not QUEUE & points.keys()
 

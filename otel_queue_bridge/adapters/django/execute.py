@@ -6,13 +6,13 @@ nobody knows, has a dispatch alone. It ends with `Worker.run_task`, which knows 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from otel_queue_bridge.adapter import REJECTED, RETRY, SUCCESS, Outcome, failed
 from otel_queue_bridge.adapters.django import submit
-from otel_queue_bridge.adapters.django.reading import home, task_in, task_of
+from otel_queue_bridge.adapters.django.reading import home, is_at, task_in, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -89,7 +89,8 @@ def run_task(call: Call, recorder: Recorder) -> Generator[None, None, None]:
 
 def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     task, run = call.instance, _current.get()
-    read = task_of(task, call.args, call.kwargs)
+    # The first argument may be Django's context, which is none of the user's.
+    read = task_of(task, call.args[1:] if task.takes_context else call.args, call.kwargs)
     if run is None:
         # The worker of a backend that we do not know; of those that we do, a user's own call.
         if not home(task.get_backend()):
@@ -97,7 +98,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
                 yield from _inside(_Run(called=True))
                 operation.settle_by(call)
         return
-    if isinstance(run, _Claimed) and not run.called and run.task.name == read.name:
+    if isinstance(run, _Claimed) and not run.called and is_at(run.task.name, task):
         run.begin(read)
     yield
     run.error = call.error
@@ -116,5 +117,6 @@ def execute_at_once(call: Call, recorder: Recorder) -> Generator[None, None, Non
 def _inside(run: _Run) -> Generator[None, None, None]:
     running, submitting = _current.set(run), submit.current.set(None)
     yield
-    submit.current.reset(submitting)
-    _current.reset(running)
+    with suppress(ValueError):  # a coroutine may be closed in another context
+        submit.current.reset(submitting)
+        _current.reset(running)

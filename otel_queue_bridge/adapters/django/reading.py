@@ -83,9 +83,18 @@ def _carrier(row: Any) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def is_at(path: str, task: Any) -> bool:
+    """Tell whether this path leads to the task; its function may be somewhere else by now."""
+    return getattr(_at(path), "func", None) is task.func
+
+
+def _at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
 def _arguments(row: Any) -> Arguments:
-    module, _, name = row.task_path.rpartition(".")
-    task = getattr(sys.modules.get(module), name, None)
+    task = _at(row.task_path)
     function = _function(task) if hasattr(task, "takes_context") else None
     return Arguments(function, row.args_kwargs["args"], row.args_kwargs["kwargs"])
 

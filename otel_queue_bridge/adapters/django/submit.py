@@ -57,5 +57,6 @@ def store(call: Call, _: Recorder) -> Generator[None, None, None]:
     if submission is None or call.error is not None:
         return
     submission.function = None  # what is enqueued from now on, by a signal, is another task
-    if submission.carrier and isinstance(call.result, dict):
-        call.result[reading.CARRIER] = submission.carrier
+    carrier, submission.carrier = submission.carrier, None  # as is a second row
+    if carrier and isinstance(call.result, dict):
+        call.result[reading.CARRIER] = carrier

@@ -64,7 +64,9 @@ def _queues(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in QUEUES:
-            raise ArgumentTypeError(f"{name!r} is no queue of the demo, name {', '.join(QUEUES)}")
+            raise ArgumentTypeError(
+                f"{name!r} is no queue of the demo: choose from {', '.join(QUEUES)}"
+            )
     return names
 
 

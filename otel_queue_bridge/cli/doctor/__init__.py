@@ -59,7 +59,7 @@ def run(chosen: Namespace) -> int:
         "patched now": patched.findings(environment, found, config),
         "options": options.findings(os.environ, config),
         "export": export.findings(environment, send_span=chosen.probe),
-        "gauges": options.gauges(config),
+        "gauges": options.gauges(config, found),
         "forks": options.forks(config),
         "propagation": chain(tracing.propagation(environment), serializers.findings()),
         "sampling": tracing.sampling(environment),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from otel_queue_bridge.cli.doctor.findings import Finding
+    from otel_queue_bridge.cli.doctor.libraries import Library
     from otel_queue_bridge.config import Config
 
 _WITHOUT_PYTHON = VARIABLE.replace("PYTHON_", "")
@@ -80,7 +81,7 @@ def forks(config: Config) -> Iterator[Finding]:
         )
 
 
-def gauges(config: Config) -> Iterator[Finding]:
+def gauges(config: Config, libraries: list[Library]) -> Iterator[Finding]:
     """Say what workers export of themselves and of what waits in their queues."""
     workers, queues = (
         [metric.name(config.naming, "{system}") for metric in semconv.READ_WITH[first]]
@@ -99,6 +100,12 @@ def gauges(config: Config) -> Iterator[Finding]:
             yield ok(
                 f"they export of each queue, as far as its broker can tell: {', '.join(queues)}"
             )
+            for queue, adapter, *_ in libraries:
+                if adapter and adapter.queries_for_depth and "queue_depth" not in config.origin:
+                    yield ok(
+                        f"but nothing of {queue}'s queues: that takes queries on your database",
+                        f"export {VARIABLE}QUEUE_DEPTH=true",
+                    )
         else:
             yield ok(
                 f"they export of no queue: {', '.join(queues)}",
