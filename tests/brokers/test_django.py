@@ -324,11 +324,10 @@ def test_admin_and_dumps_show_the_carrier_and_keep_it(caller, app, tmp_path) -> 
     from django.contrib.auth.models import User
     from django.core.management import call_command
     from django.test import Client
+    from django_tasks_db.models import DBTaskResult
 
     result = app.fine.enqueue("word")
     held = carrier(result)
-    from django_tasks_db.models import DBTaskResult
-
     dump = tmp_path / "dump.json"
     call_command("dumpdata", "django_tasks_database", output=str(dump))
     DBTaskResult.objects.all().delete()
