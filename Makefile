@@ -34,10 +34,11 @@ AT_ONCE := --numprocesses=4 --dist=loadscope --no-loadscope-reorder
 test: .venv/installed-test
 	@$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
-# Run the contract with the oldest versions that pyproject.toml allows, and FastWorker's tests, because only
-# its oldest version has subworkers that start. The old drivers warn a lot.
+# Run the contract, but for our options, with the oldest versions that pyproject.toml allows, and FastWorker's
+# tests, because only its oldest version has subworkers that start. The old drivers warn a lot.
+OLD := CONTRACT_OPTIONS_SHOWN_BY="the newest versions"
 test-lowest: .venv-lowest/installed
-	@.venv-lowest/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
+	@$(OLD) .venv-lowest/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
 		tests/contract tests/brokers/test_fastworker*.py -k "not (rabbitmq or postgresql)" $(ARGS)
 
 # Run RQ's tests with its first version, and with the last before 3; there ARQ's, too, with the redis-py that
@@ -46,7 +47,7 @@ test-rq2.0: .venv-rq2.0/installed
 	@.venv-rq2.0/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
 		tests/brokers/test_rq*.py $(ARGS)
 test-rq2: .venv-rq2/installed
-	@.venv-rq2/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
+	@$(OLD) .venv-rq2/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
 		tests/brokers/test_rq*.py tests/contract/test_rq.py tests/contract/test_arq.py $(ARGS)
 
 # Run the tests of queue libraries, out of their source distributions, with us on as off.

@@ -31,6 +31,7 @@ def library(request: pytest.FixtureRequest) -> Iterator[Library]:
             also=subworkers,
             workers=len(subworkers),  # a control plane is none
             ends=OLD,
+            options_shown_by="" if subworkers else "a subworker",
         )
 
 
