@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, group
+from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, exceptions, group
 from huey.serializer import Serializer, SignedSerializer
 from huey.storage import MemoryStorage
 
@@ -298,6 +298,30 @@ def test_what_a_signals_receiver_submits_is_a_task_of_its_own(recorded):
     assert paths.count("submit ok > submit then") == 2
     assert "submit ok > dispatch ok > execute ok success > submit then" in paths
     assert "submit ok > dispatch ok cancelled > submit then" in paths
+
+
+@pytest.mark.skipif(not hasattr(exceptions, "TaskTimeout"), reason="Huey 2.6 has no time limits")
+def test_a_time_limit_that_hits_our_code_stops_the_task(recorded):
+    """Huey's signal handler, or gevent's timer, raises wherever the code is."""
+
+    def reach_the_limit(*_):
+        raise exceptions.TaskTimeout
+
+    went_on = []
+    huey, other = queue(name="other")
+
+    @huey.task(name="limited")
+    def limited():
+        other()
+        went_on.append(1)
+
+    limited()
+    uninstrument("huey")
+    instrument("huey", submit_hook=reach_the_limit, **recorded.options)
+    huey.execute(huey.dequeue())
+    assert went_on == []
+    (execute,) = (span for span in recorded.spans() if span.name.startswith("execute"))
+    assert execute.attributes["error.type"] == "huey.exceptions.TaskTimeout"
 
 
 # Immediate

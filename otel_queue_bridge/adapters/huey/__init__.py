@@ -31,4 +31,5 @@ adapter = Adapter(
         Hook("huey.consumer:BaseProcess.shutdown", worker.end, overrides=True),
         Hook("huey.consumer:Consumer.stop", worker.stop),
     ),
+    interrupts=("huey.exceptions:TaskTimeout",),  # 2.6 has no time limits
 )
