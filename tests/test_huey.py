@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import pickle
+import threading
 import zlib
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
@@ -12,10 +13,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, exceptions, group
 from huey.serializer import Serializer, SignedSerializer
-from huey.storage import MemoryStorage
+from huey.storage import BaseSqlStorage, MemoryStorage
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from otel_queue_bridge import instrument, uninstrument
 from otel_queue_bridge.adapters.huey.carrier import stored
+from otel_queue_bridge.adapters.huey.queues import readings
 from otel_queue_bridge.cli.doctor import serializers
 from tests.collected import Recorded
 
@@ -324,6 +327,22 @@ def test_a_time_limit_that_hits_our_code_stops_the_task(recorded):
     assert execute.attributes["error.type"] == "huey.exceptions.TaskTimeout"
 
 
+def test_a_signals_receiver_is_no_polling(recorded):
+    huey, task = queue()
+    seen = {}
+
+    @huey.signal()
+    def receive(signal, _):
+        seen.setdefault(signal, []).append(is_instrumentation_enabled())
+
+    task.schedule(delay=100)
+    huey.execute(huey.dequeue())
+    scheduler = huey.create_consumer().scheduler_class(huey, threading.Event(), 1, periodic=False)
+    scheduler.stop_flag.set()
+    scheduler.loop(huey._get_timestamp() + timedelta(seconds=200))  # noqa: SLF001
+    assert seen == {"enqueued": [True, True], "scheduled": [True]}
+
+
 # Immediate
 
 
@@ -383,6 +402,24 @@ def test_immediate_pipelines_groups_and_chords(recorded, immediate):
         == "submit one > execute one success > submit two > execute two success"
     )
     assert sum(path == "submit one" for path in recorded.paths()) == 5
+
+
+# Readings
+
+
+def test_a_connection_of_the_users_is_not_read_nor_closed(recorded):
+    class Storage(BaseSqlStorage):  # as PostgresStorage is
+        def __init__(self, name, connection):
+            self.connection = connection
+            super().__init__(name, create_tables=False)
+
+        def _create_connection(self):
+            return self.connection()
+
+    asked = []
+    huey = Huey("shop", storage_class=Storage, connection=lambda: asked.append(1))
+    assert list(readings(huey, None)) == []
+    assert asked == []
 
 
 # Errors

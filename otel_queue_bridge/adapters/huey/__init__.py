@@ -26,7 +26,7 @@ adapter = Adapter(
         Hook("huey.api:Huey.dequeue", dispatch.receive),
         Hook("huey.api:Huey.execute", dispatch.dispatch),
         Hook("huey.api:Huey._execute", execute.execute),
-        Hook("huey.api:Huey._emit", execute.note, within=execute.current),
+        Hook("huey.api:Huey._emit", execute.note),
         Hook("huey.consumer:Worker.initialize", worker.start),
         Hook("huey.consumer:BaseProcess.shutdown", worker.end, overrides=True),
         Hook("huey.consumer:Consumer.stop", worker.stop),

@@ -81,7 +81,9 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         run.execute.settle(run.outcome(call.error))
 
 
-def note(call: Call, _: Recorder) -> None:
+def note(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     run = current.get()
     if run is not None and call.argument(1, "task") is run.task:
         run.note(call.argument(0, "signal"))
+    with recorder.not_polling():  # a receiver is the user's code
+        yield
