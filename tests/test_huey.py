@@ -371,6 +371,24 @@ def test_an_immediate_task_that_has_expired_is_counted(recorded, immediate):
     assert recorded.counts("task.dispatched") == {}
 
 
+@pytest.mark.parametrize("broken", ["body", "put_data", "peek_many"])
+def test_immediate_tasks_add_up_whatever_raises(recorded, broken):
+    """The last is asked before the run, whether the task is revoked."""
+
+    def fail(*_, **__):
+        raise SystemExit
+
+    huey = MemoryHuey("shop", immediate=True)
+    task = huey.task()(fail if broken == "body" else lambda: 1)
+    setattr(huey.storage, broken, fail)
+    with pytest.raises(SystemExit):
+        task()
+    ran = broken != "peek_many"
+    assert recorded.counts("task.submitted") == ({None: 1} if ran else {})
+    assert recorded.counts("task.completed") == ({"failure": 1} if ran else {})
+    assert recorded.spans()[0].attributes["error.type"] == "SystemExit"
+
+
 def test_an_immediate_retry_is_inside_its_attempt(recorded, immediate):
     attempts = []
 
