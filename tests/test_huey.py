@@ -14,6 +14,7 @@ import pytest
 from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, exceptions, group
 from huey.serializer import Serializer, SignedSerializer
 from huey.storage import BaseSqlStorage, MemoryStorage
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from otel_queue_bridge import instrument, uninstrument
@@ -21,6 +22,7 @@ from otel_queue_bridge.adapters.huey.carrier import stored
 from otel_queue_bridge.adapters.huey.queues import readings
 from otel_queue_bridge.cli.doctor import serializers
 from tests.collected import Recorded
+from tests.servers import LIMIT, wait_until
 
 MARK = b"otel\n"
 SECRET = "swordfish"  # noqa: S105 - signs what only tests read
@@ -420,6 +422,99 @@ def test_immediate_pipelines_groups_and_chords(recorded, immediate):
         == "submit one > execute one success > submit two > execute two success"
     )
     assert sum(path == "submit one" for path in recorded.paths()) == 5
+
+
+# Workers
+
+
+def start(huey):
+    consumer = huey.create_consumer(periodic=False, initial_delay=0.01)
+    consumer._set_signal_handlers = lambda: None  # noqa: SLF001 - the test's own stay
+    consumer.start()
+    return consumer
+
+
+def workers(recorded):
+    return recorded.totals("task.workers.active").get(())
+
+
+@pytest.fixture
+def gate():
+    """Holds `began` and `opened`: of a task that runs until the test lets it end."""
+    opened = threading.Event()
+    yield threading.Event(), opened
+    opened.set()
+
+
+@pytest.fixture
+def gated(gate):
+    began, opened = gate
+    return queue(None, lambda: (began.set(), opened.wait(LIMIT)), name="gated")
+
+
+@pytest.mark.parametrize("graceful", [True, False])
+def test_what_ends_after_a_consumer_was_stopped_is_a_success(recorded, gate, gated, graceful):
+    """The process lives on; a graceful stop waits for its own workers alone."""
+    (began, opened), (huey, task) = gate, gated
+    running = start(huey)
+    task()
+    began.wait(LIMIT)
+    if graceful:
+        wait_until(lambda: workers(recorded) == 1, what="the worker is there")
+        other = start(huey)
+        wait_until(lambda: workers(recorded) == 2, what="both are there")
+        other.stop(graceful=True)
+        assert workers(recorded) == 1
+    else:
+        running.stop()
+    opened.set()
+    wait_until(lambda: recorded.counts("task.completed"), what="it has ended")
+    running.stop(graceful=True)
+    assert recorded.counts("task.completed") == {"success": 1}
+    assert not workers(recorded)
+
+
+def test_what_runs_when_the_process_is_to_end_is_interrupted(recorded, gate, gated):
+    (began, _), (huey, task) = gate, gated
+    consumer = start(huey)
+    task()
+    began.wait(LIMIT)
+    consumer.stop()
+    huey.notify_interrupted_tasks()
+    assert recorded.counts("task.completed") == {"failure": 1}
+    assert recorded.spans()[-1].attributes["error.type"] == "interrupted"
+
+
+def test_a_consumer_has_gauges_after_we_were_switched_off_and_on(recorded):
+    huey, _ = queue()
+    consumer = start(huey)
+    wait_until(lambda: workers(recorded) == 1, what="the worker is there")
+    uninstrument("huey")
+    consumer.stop(graceful=True)
+    again = Recorded()
+    instrument("huey", **again.options)
+    consumer = start(huey)
+    wait_until(lambda: workers(again) == 1, what="the worker is there")
+    consumer.stop(graceful=True)
+    assert not workers(again)
+
+
+def test_a_startup_hook_may_set_up_the_sdk(monkeypatch):
+    recorded = OfHuey()
+    huey, _ = queue()
+
+    @huey.on_startup()
+    def set_up():
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", recorded.tracers)
+        monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", recorded.provider)  # noqa: SLF001
+
+    instrument("huey")
+    try:
+        consumer = start(huey)
+        wait_until(lambda: workers(recorded) == 1, what="the worker is there")
+        consumer.stop(graceful=True)
+    finally:
+        uninstrument("huey")
 
 
 # Readings

@@ -68,7 +68,9 @@ def dispatch(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     token = current.set(run)
     if huey.immediate:
         yield
-        if run.execute is None and call.error is None:  # revoked or expired, with no dispatch that could tell
+        if (
+            run.execute is None and call.error is None
+        ):  # revoked or expired, with no dispatch that could tell
             recorder.attempted(task_of(huey, task), CANCELLED, started=time.time(), duration=None)
     else:
         with recorder.dispatch(task_of(huey, task)) as run.dispatch:

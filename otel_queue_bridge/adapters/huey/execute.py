@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, SUCCESS, Outcome, failed
 from otel_queue_bridge.adapters.huey.reading import task_of
+from otel_queue_bridge.adapters.huey.worker import crew
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -73,7 +74,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     elif described.carrier is not None:
         run.dispatch.inject(described.carrier)
         run.dispatch.end()
-    running = vars(huey).setdefault("otel_running", set())
+    running = crew(huey, recorder).running
     with recorder.execute(described, measured=True) as run.execute:
         running.add(run)
         yield
