@@ -286,7 +286,7 @@ def test_the_planned_start_is_no_waiting(recorded, utc):
     assert execute.attributes["task.wait"] == 0  # it ran ahead of its time
 
 
-def test_what_a_signals_receiver_submits_is_a_task_of_its_own(recorded):
+def test_what_a_signals_receiver_submits_is_another_task(recorded):
     huey, task = queue()
     then = huey.task(name="then")(ok)
 
