@@ -11,7 +11,8 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, exceptions, group
+from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, group
+from huey.exceptions import TaskTimeout
 from huey.serializer import Serializer, SignedSerializer
 from huey.storage import BaseSqlStorage, MemoryStorage
 from opentelemetry import metrics, trace
@@ -305,12 +306,11 @@ def test_what_a_signals_receiver_submits_is_another_task(recorded):
     assert "submit ok > dispatch ok cancelled > submit then" in paths
 
 
-@pytest.mark.skipif(not hasattr(exceptions, "TaskTimeout"), reason="Huey 2.6 has no time limits")
 def test_a_time_limit_that_hits_our_code_stops_the_task(recorded):
     """Huey's signal handler, or gevent's timer, raises wherever the code is."""
 
     def reach_the_limit(*_):
-        raise exceptions.TaskTimeout
+        raise TaskTimeout
 
     went_on = []
     huey, other = queue(name="other")
