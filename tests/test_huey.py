@@ -5,19 +5,25 @@ import gzip
 import json
 import logging
 import pickle
+import threading
 import zlib
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from huey import CancelExecution, Huey, MemoryHuey, RetryTask, chord, group
+from huey.exceptions import TaskTimeout
 from huey.serializer import Serializer, SignedSerializer
-from huey.storage import MemoryStorage
+from huey.storage import BaseSqlStorage, MemoryStorage
+from opentelemetry import metrics, trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from otel_queue_bridge import instrument, uninstrument
 from otel_queue_bridge.adapters.huey.carrier import stored
+from otel_queue_bridge.adapters.huey.queues import readings
 from otel_queue_bridge.cli.doctor import serializers
 from tests.collected import Recorded
+from tests.servers import LIMIT, wait_until
 
 MARK = b"otel\n"
 SECRET = "swordfish"  # noqa: S105 - signs what only tests read
@@ -281,7 +287,7 @@ def test_the_planned_start_is_no_waiting(recorded, utc):
     assert execute.attributes["task.wait"] == 0  # it ran ahead of its time
 
 
-def test_what_a_signals_receiver_submits_is_a_task_of_its_own(recorded):
+def test_what_a_signals_receiver_submits_is_another_task(recorded):
     huey, task = queue()
     then = huey.task(name="then")(ok)
 
@@ -298,6 +304,45 @@ def test_what_a_signals_receiver_submits_is_a_task_of_its_own(recorded):
     assert paths.count("submit ok > submit then") == 2
     assert "submit ok > dispatch ok > execute ok success > submit then" in paths
     assert "submit ok > dispatch ok cancelled > submit then" in paths
+
+
+def test_a_time_limit_that_hits_our_code_stops_the_task(recorded):
+    """Huey's signal handler, or gevent's timer, raises wherever the code is."""
+
+    def reach_the_limit(*_):
+        raise TaskTimeout
+
+    went_on = []
+    huey, other = queue(name="other")
+
+    @huey.task(name="limited")
+    def limited():
+        other()
+        went_on.append(1)
+
+    limited()
+    uninstrument("huey")
+    instrument("huey", submit_hook=reach_the_limit, **recorded.options)
+    huey.execute(huey.dequeue())
+    assert went_on == []
+    (execute,) = (span for span in recorded.spans() if span.name.startswith("execute"))
+    assert execute.attributes["error.type"] == "huey.exceptions.TaskTimeout"
+
+
+def test_a_signals_receiver_is_no_polling(recorded):
+    huey, task = queue()
+    seen = {}
+
+    @huey.signal()
+    def receive(signal, _):
+        seen.setdefault(signal, []).append(is_instrumentation_enabled())
+
+    task.schedule(delay=100)
+    huey.execute(huey.dequeue())
+    scheduler = huey.create_consumer().scheduler_class(huey, threading.Event(), 1, periodic=False)
+    scheduler.stop_flag.set()
+    scheduler.loop(huey._get_timestamp() + timedelta(seconds=200))  # noqa: SLF001
+    assert seen == {"enqueued": [True, True], "scheduled": [True]}
 
 
 # Immediate
@@ -326,6 +371,24 @@ def test_an_immediate_task_that_has_expired_is_counted(recorded, immediate):
     assert recorded.counts("task.submitted") == {None: 2}
     assert recorded.counts("task.completed") == {"cancelled": 1, "success": 1}
     assert recorded.counts("task.dispatched") == {}
+
+
+@pytest.mark.parametrize("broken", ["body", "put_data", "peek_many"])
+def test_immediate_tasks_add_up_whatever_raises(recorded, broken):
+    """The last is asked before the run, whether the task is revoked."""
+
+    def fail(*_, **__):
+        raise SystemExit
+
+    huey = MemoryHuey("shop", immediate=True)
+    task = huey.task()(fail if broken == "body" else lambda: 1)
+    setattr(huey.storage, broken, fail)
+    with pytest.raises(SystemExit):
+        task()
+    ran = broken != "peek_many"
+    assert recorded.counts("task.submitted") == ({None: 1} if ran else {})
+    assert recorded.counts("task.completed") == ({"failure": 1} if ran else {})
+    assert recorded.spans()[0].attributes["error.type"] == "SystemExit"
 
 
 def test_an_immediate_retry_is_inside_its_attempt(recorded, immediate):
@@ -359,6 +422,117 @@ def test_immediate_pipelines_groups_and_chords(recorded, immediate):
         == "submit one > execute one success > submit two > execute two success"
     )
     assert sum(path == "submit one" for path in recorded.paths()) == 5
+
+
+# Workers
+
+
+def start(huey):
+    consumer = huey.create_consumer(periodic=False, initial_delay=0.01)
+    consumer._set_signal_handlers = lambda: None  # noqa: SLF001 - the test's own stay
+    consumer.start()
+    return consumer
+
+
+def workers(recorded):
+    return recorded.totals("task.workers.active").get(())
+
+
+@pytest.fixture
+def gate():
+    """Holds `began` and `opened`: of a task that runs until the test lets it end."""
+    opened = threading.Event()
+    yield threading.Event(), opened
+    opened.set()
+
+
+@pytest.fixture
+def gated(gate):
+    began, opened = gate
+    return queue(None, lambda: (began.set(), opened.wait(LIMIT)), name="gated")
+
+
+@pytest.mark.parametrize("graceful", [True, False])
+def test_what_ends_after_a_consumer_was_stopped_is_a_success(recorded, gate, gated, graceful):
+    """The process lives on; a graceful stop waits for its own workers alone."""
+    (began, opened), (huey, task) = gate, gated
+    running = start(huey)
+    task()
+    began.wait(LIMIT)
+    if graceful:
+        wait_until(lambda: workers(recorded) == 1, what="the worker is there")
+        other = start(huey)
+        wait_until(lambda: workers(recorded) == 2, what="both are there")
+        other.stop(graceful=True)
+        assert workers(recorded) == 1
+    else:
+        running.stop()
+    opened.set()
+    wait_until(lambda: recorded.counts("task.completed"), what="it has ended")
+    running.stop(graceful=True)
+    assert recorded.counts("task.completed") == {"success": 1}
+    assert not workers(recorded)
+
+
+def test_what_runs_when_the_process_is_to_end_is_interrupted(recorded, gate, gated):
+    (began, _), (huey, task) = gate, gated
+    consumer = start(huey)
+    task()
+    began.wait(LIMIT)
+    consumer.stop()
+    huey.notify_interrupted_tasks()
+    assert recorded.counts("task.completed") == {"failure": 1}
+    assert recorded.spans()[-1].attributes["error.type"] == "interrupted"
+
+
+def test_a_consumer_has_gauges_after_we_were_switched_off_and_on(recorded):
+    huey, _ = queue()
+    consumer = start(huey)
+    wait_until(lambda: workers(recorded) == 1, what="the worker is there")
+    uninstrument("huey")
+    consumer.stop(graceful=True)
+    again = Recorded()
+    instrument("huey", **again.options)
+    consumer = start(huey)
+    wait_until(lambda: workers(again) == 1, what="the worker is there")
+    consumer.stop(graceful=True)
+    assert not workers(again)
+
+
+def test_a_startup_hook_may_set_up_the_sdk(monkeypatch):
+    recorded = OfHuey()
+    huey, _ = queue()
+
+    @huey.on_startup()
+    def set_up():
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", recorded.tracers)
+        monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", recorded.provider)  # noqa: SLF001
+
+    instrument("huey")
+    try:
+        consumer = start(huey)
+        wait_until(lambda: workers(recorded) == 1, what="the worker is there")
+        consumer.stop(graceful=True)
+    finally:
+        uninstrument("huey")
+
+
+# Readings
+
+
+def test_a_connection_of_the_users_is_not_read_nor_closed(recorded):
+    class Storage(BaseSqlStorage):  # as PostgresStorage is
+        def __init__(self, name, connection):
+            self.connection = connection
+            super().__init__(name, create_tables=False)
+
+        def _create_connection(self):
+            return self.connection()
+
+    asked = []
+    huey = Huey("shop", storage_class=Storage, connection=lambda: asked.append(1))
+    assert list(readings(huey, None)) == []
+    assert asked == []
 
 
 # Errors

@@ -121,7 +121,7 @@ def fleets(
     with ExitStack() as stack:
         for number, (name, (storage, kind, serializer)) in enumerate(FLEETS.items()):
             folder = tmp_path_factory.mktemp("huey")
-            # Each has a database of its own.
+            # Each has a separate database.
             redis = f"{valkey.url.rpartition('/')[0]}/{number + 1}"
             broker = redis if storage == "redis" else f"{storage}:{folder / 'queue'}"
             receiver = stack.enter_context(Receiver())

@@ -1,4 +1,4 @@
-"""The contract, on Huey: workers that are threads, and such that are processes."""
+"""The contract, on Huey: workers that are threads, and workers that are processes."""
 
 import signal
 from typing import ClassVar
@@ -14,7 +14,7 @@ APP = "tests.contract.apps.huey_app"
 
 @pytest.fixture(scope="class", params=["thread", "process"])
 def library(request: pytest.FixtureRequest, valkey: Valkey) -> Library:
-    # Processes that watch their workers undo each for itself: there may be only one.
+    # Each process uninstruments itself, and `Rig.undo` waits for the first of them only.
     workers = 2 if request.param == "thread" else 1
     command = ["huey_consumer", f"{APP}.huey", "--worker-type", request.param]
     return Library(

@@ -26,9 +26,11 @@ adapter = Adapter(
         Hook("huey.api:Huey.dequeue", dispatch.receive),
         Hook("huey.api:Huey.execute", dispatch.dispatch),
         Hook("huey.api:Huey._execute", execute.execute),
-        Hook("huey.api:Huey._emit", execute.note, within=execute.current),
-        Hook("huey.consumer:Worker.initialize", worker.start),
+        Hook("huey.api:Huey._emit", execute.note),
+        Hook("huey.consumer:Worker.loop", worker.work),
         Hook("huey.consumer:BaseProcess.shutdown", worker.end, overrides=True),
         Hook("huey.consumer:Consumer.stop", worker.stop),
+        Hook("huey.api:Huey.notify_interrupted_tasks", worker.interrupt),
     ),
+    interrupts=("huey.exceptions:TaskTimeout",),  # 2.6 has no time limits
 )

@@ -62,11 +62,15 @@ def dispatch(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         with recorder.polling():
             yield
         return
-    run = Run(task)
+    run = current.get()  # in immediate mode, that of the submit
+    if run is None or run.task is not task or run.execute is not None:
+        run = Run(task)
     token = current.set(run)
     if huey.immediate:
         yield
-        if run.execute is None:  # revoked or expired, with no dispatch that could tell
+        if (
+            run.execute is None and call.error is None
+        ):  # revoked or expired, with no dispatch that could tell
             recorder.attempted(task_of(huey, task), CANCELLED, started=time.time(), duration=None)
     else:
         with recorder.dispatch(task_of(huey, task)) as run.dispatch:

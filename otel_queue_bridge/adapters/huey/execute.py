@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, SUCCESS, Outcome, failed
 from otel_queue_bridge.adapters.huey.reading import task_of
+from otel_queue_bridge.adapters.huey.worker import crew
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -73,7 +74,7 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     elif described.carrier is not None:
         run.dispatch.inject(described.carrier)
         run.dispatch.end()
-    running = vars(huey).setdefault("otel_running", set())
+    running = crew(huey, recorder).running
     with recorder.execute(described, measured=True) as run.execute:
         running.add(run)
         yield
@@ -81,7 +82,9 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         run.execute.settle(run.outcome(call.error))
 
 
-def note(call: Call, _: Recorder) -> None:
+def note(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     run = current.get()
     if run is not None and call.argument(1, "task") is run.task:
         run.note(call.argument(0, "signal"))
+    with recorder.not_polling():  # a receiver is the user's code
+        yield

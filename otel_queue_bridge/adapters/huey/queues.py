@@ -31,6 +31,8 @@ def readings(huey: Any, recorder: Recorder) -> Iterator[Reading]:
     read = next((read for kind, read in reads.items() if kind in known), None)
     if read is _redis and not hasattr(huey.storage, "pool"):  # a client that is not redis-py's
         return
+    if getattr(huey.storage, "connection", None) is not None:  # PostgreSQL, by a user's function
+        return
     if read is not None:
         ready, delayed, next_ones = read(huey.storage)
         oldest = None if next_ones is None else 0.0

@@ -11,8 +11,9 @@ import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
-from otel_queue_bridge.adapter import ATTEMPT
+from otel_queue_bridge.adapter import ATTEMPT, Outcome
 from otel_queue_bridge.adapters.huey.carrier import carrier, keep
+from otel_queue_bridge.adapters.huey.execute import Run, current
 from otel_queue_bridge.adapters.huey.reading import task_of
 
 if TYPE_CHECKING:
@@ -60,11 +61,17 @@ def _submit(
         written = {**held, ATTEMPT: str(number)}
     described.attempt, described.schedule = number, schedule
     described.carrier = None if huey.immediate else written
+    here = Run(task)
+    token = current.set(here if huey.immediate else current.get())
     with recorder.submit(described) as operation:
         keep(task, written)
         yield
         keep(task, held)
-        operation.settle_by(call)
+        if here.execute is None:
+            operation.settle_by(call)
+        else:  # it has run, whatever was raised by that
+            operation.settle(Outcome("success", call.error))
+    current.reset(token)
 
 
 def retry(call: Call, _: Recorder) -> Generator[None, None, None]:
