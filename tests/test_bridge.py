@@ -245,7 +245,7 @@ def test_a_gauge_does_not_keep_its_owner(sdk):
     bridge.watch_workers(Pool.readings, of=pool)
     bridge.relay(of=pool)
     del pool
-    assert [one for one in gc.get_objects() if isinstance(one, Pool)] == []
+    assert [one for one in gc.get_objects() if type(one) is Pool] == []
 
 
 def test_a_gauge_that_is_closed_by_hand_is_closed_once(sdk):
