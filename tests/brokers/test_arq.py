@@ -19,9 +19,16 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from redis.asyncio import ConnectionPool
 
 from otel_queue_bridge import instrument, uninstrument
-from otel_queue_bridge.adapters.arq import queues
+from otel_queue_bridge.adapters.arq import carrier, dispatch, queues
 from tests.collected import Recorded
 
+COMMANDS = (
+    *("+client", "+dbsize", "+hello", "+info", "+select"),
+    *("+exec", "+multi", "+unwatch", "+watch"),
+    *("+del", "+exists", "+expire", "+get", "+incrby", "+psetex", "+set"),
+    *("+zadd", "+zcard", "+zrangebyscore", "+zrem", "+zscore"),
+)
+"""Those of ARQ's, for Redis's access control."""
 CHAIN = ["submit ok", "dispatch ok", "execute ok"]
 Job = dict[str, Any]
 
@@ -198,13 +205,12 @@ def test_a_retry_sends_no_junk_on(instrumented: Telemetry, shop: Shop) -> None:
     assert len({span.context.trace_id for span in again}) == 1
 
 
-@pytest.mark.parametrize("junk", [b"junk", b"[]", b"7", b'{"traceparent": 7}', {"a": "hash"}])
+@pytest.mark.parametrize("junk", [b"junk", b"[]", b"7", b'{"traceparent": 7}'])
 def test_junk_in_the_place_of_a_retrys_carrier_does_no_harm(
     instrumented: Telemetry, shop: Shop, junk: Any
 ) -> None:
     async def enqueue(pool: ArqRedis) -> None:
-        key = "arq:retry:id:otel"
-        await (pool.hset(key, mapping=junk) if isinstance(junk, dict) else pool.set(key, junk))
+        await pool.set("arq:retry:id:otel", junk)
         await pool.enqueue_job("ok", _job_id="id")
 
     shop.run(enqueue)
@@ -262,6 +268,77 @@ def test_subclasses_are_one_submit_and_one_run(instrumented: Telemetry, shop: Sh
     shop.run(one, kind=Own, pool_kind=Pool)
     assert instrumented.names() == CHAIN
     assert instrumented.counts() == {"task.submitted": 1, "task.dispatched": 1, "success": 1}
+
+
+async def look(pool: ArqRedis) -> list[Any]:
+    async with pool.pipeline() as pipeline:
+        pipeline.get("paused")
+        return await pipeline.execute()
+
+
+class Looking(Worker):
+    """It uses pipelines before ARQ uses its own."""
+
+    async def run_job(self, job_id: str, score: int) -> None:
+        assert await look(self.pool) == [None]
+        await super().run_job(job_id, score)
+
+    async def finish_job(self, *args: Any, **kwargs: Any) -> None:
+        assert await look(self.pool) == [None]
+        await super().finish_job(*args, **kwargs)
+
+    async def finish_failed_job(self, *args: Any, **kwargs: Any) -> None:
+        assert await look(self.pool) == [None]
+        await super().finish_failed_job(*args, **kwargs)
+
+
+@pytest.mark.parametrize("max_tries", [1, 5])
+def test_pipelines_of_the_users_own_are_left_alone(
+    instrumented: Telemetry, shop: Shop, max_tries: int
+) -> None:
+    async def body(ctx: Job) -> None:
+        if ctx["job_try"] == 1:
+            raise Retry
+
+    worker = shop.run(one, kind=Looking, body=body, max_tries=max_tries)
+    assert (worker.jobs_retried, worker.jobs_complete) == (1, int(max_tries > 1))
+    assert instrumented.traces() == 1
+    dispatches = [span for span in instrumented.spans() if span.name == "dispatch ok"]
+    assert [(span.attributes or {}).get("task.attempt") for span in dispatches] == [1, 2]
+
+
+def test_what_we_add_to_a_transaction_is_taken_off_whatever_fails(
+    instrumented: Telemetry, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr(dispatch, "fetch", lambda job_id, _: carrier.fetch(job_id, fail))
+    worker = shop.run(one)
+    assert (worker.jobs_complete, shop.ran) == (1, [((), {})])
+
+
+def test_a_user_of_redis_with_rights_to_what_arq_does_alone(
+    instrumented: Telemetry, shop: Shop
+) -> None:
+    async def restrict(pool: ArqRedis) -> None:
+        await pool.execute_command("ACL", "SETUSER", "arq", "on", ">secret", "~arq:*", *COMMANDS)
+
+    async def unrestrict(pool: ArqRedis) -> None:
+        await pool.execute_command("ACL", "DELUSER", "arq")
+
+    async def body(ctx: Job) -> None:
+        if ctx["job_try"] == 1:
+            raise Retry
+
+    shop.run(restrict)
+    restricted = Shop(shop.url.replace("//", "//arq:secret@"))
+    try:
+        worker = restricted.run(one, body=body)
+    finally:
+        shop.run(unrestrict)
+    assert (worker.jobs_retried, worker.jobs_complete) == (1, 1)
+    assert instrumented.traces() == 1
 
 
 def test_functions_of_all_kinds(instrumented: Telemetry, shop: Shop) -> None:
