@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -137,6 +138,24 @@ def strict(job: Job) -> bytes:
     return json.dumps(job).encode()
 
 
+def load_strictly(raw: bytes) -> Job:
+    job: Job = json.loads(raw)
+    if job.keys() != {"t", "f", "a", "k", "et"}:
+        raise TypeError("what is this?")
+    return job
+
+
+@dataclass
+class Unhashable:
+    """A serializer that no cache takes."""
+
+    times: int = 0
+
+    def __call__(self, job: Job) -> bytes:
+        self.times += 1
+        return to_json(job)
+
+
 def listed(job: Job) -> bytes:
     return json.dumps([job[key] for key in ("t", "f", "a", "k", "et")]).encode()
 
@@ -157,9 +176,11 @@ class Listed:
         (None, None, 1),
         (to_json, json.loads, 1),
         (strict, json.loads, 2),
+        (to_json, load_strictly, 2),
+        (Unhashable(), json.loads, 1),
         (listed, Listed, 2),
     ],
-    ids=["pickle", "JSON", "a fixed set of keys", "no dictionary"],
+    ids=["pickle", "JSON", "fixed keys", "fixed keys at a worker", "unhashable", "no dictionary"],
 )
 def test_a_carrier_under_any_serializer_that_takes_it(
     instrumented: Telemetry, shop: Shop, dumps: Any, loads: Any, traces: int
@@ -178,6 +199,7 @@ def test_a_serializer_that_fails_fails_as_without_us(instrumented: Telemetry, sh
     with pytest.raises(Exception, match='unable to serialize job "ok"') as raised:
         shop.run(one, dumps=refuse)
     assert isinstance(raised.value.__cause__, ValueError)
+    assert raised.value.__cause__.__context__ is None
     assert instrumented.counts() == {}
 
 
@@ -391,6 +413,58 @@ def test_a_hook_that_fails_ends_the_worker_as_without_us(
     ended = "dispatch ok" if hook == "on_job_start" else "execute ok"
     assert instrumented.status(ended) == ["retry"]  # ARQ has not finished it
     assert instrumented.counts() == {"task.submitted": 1, "task.dispatched": 1, "task.retried": 1}
+
+
+@pytest.mark.parametrize("name", ["ok", "unknown"])
+def test_an_attempt_that_cannot_be_finished_is_a_retry(
+    instrumented: Telemetry, shop: Shop, name: str
+) -> None:
+    class Disconnected(Worker):
+        async def finish_job(self, *_: Any, **__: Any) -> None:
+            raise ConnectionError("gone")
+
+        finish_failed_job = finish_job
+
+    async def enqueue(pool: ArqRedis) -> None:
+        await pool.enqueue_job(name)
+
+    async def give_up(pool: ArqRedis) -> None:
+        await pool.delete(*await pool.keys("arq:in-progress:*"))
+
+    with pytest.raises(ConnectionError):
+        shop.run(enqueue, kind=Disconnected)
+    shop.run(give_up)
+    counts = instrumented.counts()
+    ended = "success" if name == "ok" else "rejected"
+    expected = {"task.submitted": 1, "task.dispatched": 2, "task.retried": 1, ended: 1}
+    assert counts == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*was never awaited")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("retry_jobs", "status"), [(True, "cancelled"), (False, "failure")])
+def test_an_abort_before_the_first_step(
+    instrumented: Telemetry, shop: Shop, *, retry_jobs: bool, status: str
+) -> None:
+    class Aborting(Worker):
+        async def run_job(self, job_id: str, score: int) -> None:
+            self.on_job_start = self.abort_next
+            await super().run_job(job_id, score)
+
+        async def abort_next(self, ctx: Job) -> None:
+            def make(loop: Any, coroutine: Any, **options: Any) -> Any:
+                loop.set_task_factory(None)
+                task = asyncio.Task(coroutine, loop=loop, **options)  # the body's
+                task.cancel()
+                if retry_jobs:
+                    self.aborting_tasks.add(ctx["job_id"])
+                return task
+
+            self.loop.set_task_factory(make)
+
+    shop.run(one, kind=Aborting, retry_jobs=retry_jobs)
+    assert shop.ran == []
+    assert instrumented.status("dispatch ok") == [status]
 
 
 @pytest.mark.parametrize("options", [{}, {"keep_result": 0}], ids=["kept", "no result"])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -49,12 +50,34 @@ def serialize(call: Call, _: Recorder) -> None:
     dumps = call.kwargs.get("serializer") or pickle.dumps
 
     def serializer(job: dict[str, Any]) -> bytes:
-        try:
+        with suppress(Exception):  # the user's own may take ARQ's keys only
             return dumps({**job, KEY: carrier})
-        except Exception:  # noqa: BLE001 - the user's own may take ARQ's keys only
-            return dumps(job)
+        return dumps(job)
 
     call.kwargs = {**call.kwargs, "serializer": serializer}
+
+
+def is_taken(pool: Any) -> bool:
+    """Tell whether the pool's deserializer takes our key, so that a worker's like it does."""
+    dumps, loads = pool.job_serializer or pickle.dumps, pool.job_deserializer
+    if loads is None:
+        return True
+    try:
+        return _is_taken(dumps, loads)
+    except TypeError:  # one of them has no hash
+        return _is_taken.__wrapped__(dumps, loads)
+
+
+@lru_cache(maxsize=32)
+def _is_taken(dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> bool:
+    job: dict[str, Any] = {"t": None, "f": KEY, "a": (), "k": {}, "et": 1}
+    try:
+        found = loads(dumps({**job, KEY: {"traceparent": ""}}))
+        for key in job:
+            found[key]
+    except Exception:  # noqa: BLE001 - what the user's own code refuses
+        return False
+    return True
 
 
 def carried(job: object) -> dict[str, Any] | None:
