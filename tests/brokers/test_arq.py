@@ -17,10 +17,12 @@ from arq import ArqRedis, Retry, Worker, func
 from arq.worker import Function
 from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.metrics import _internal
 from redis.asyncio import ConnectionPool
 
-from otel_queue_bridge import instrument, uninstrument
+from otel_queue_bridge import bridge, instrument, uninstrument
 from otel_queue_bridge.adapters.arq import carrier, dispatch, queues
+from otel_queue_bridge.adapters.arq import worker as adapter_worker
 from tests.collected import Recorded
 
 COMMANDS = (
@@ -440,8 +442,6 @@ def test_an_attempt_that_cannot_be_finished_is_a_retry(
     assert counts == expected
 
 
-@pytest.mark.filterwarnings("ignore:.*was never awaited")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("retry_jobs", "status"), [(True, "cancelled"), (False, "failure")])
 def test_an_abort_before_the_first_step(
     instrumented: Telemetry, shop: Shop, *, retry_jobs: bool, status: str
@@ -456,6 +456,8 @@ def test_an_abort_before_the_first_step(
                 loop.set_task_factory(None)
                 task = asyncio.Task(coroutine, loop=loop, **options)  # the body's
                 task.cancel()
+                # Else Python warns: it is not awaited, and ours that holds it does not begin.
+                coroutine.cr_frame.f_locals["pending"].close()
                 if retry_jobs:
                     self.aborting_tasks.add(ctx["job_id"])
                 return task
@@ -525,6 +527,46 @@ def test_what_runs_is_no_depth(redis_url: str) -> None:
 def test_an_aborted_job_that_waits_has_no_age() -> None:
     assert queues._age(b"1") is None  # noqa: SLF001
     assert queues._age(None) is None  # noqa: SLF001
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "on_startup"])
+def test_gauges_wherever_the_sdk_is_set_up(
+    telemetry: Telemetry, shop: Shop, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    read: list[Any] = []
+
+    async def start(_: Job) -> None:
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", telemetry.tracers)
+        monkeypatch.setattr(_internal, "_METER_PROVIDER", telemetry.provider)
+
+    async def body(_: Job) -> None:
+        names = ("task.workers.active", "task.workers.busy", "task.queue.depth")
+        read.append(await asyncio.to_thread(lambda: [telemetry.totals(name) for name in names]))
+
+    if late:
+        instrument("arq")
+    else:
+        telemetry.instrument()
+    worker = shop.run(one, one, body=body, max_jobs=1, on_startup=start if late else None)
+    assert worker.jobs_complete == 2
+    assert [[*total.values()] for total in read[0]] == [[1], [1], [1]]
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close")  # by ARQ
+def test_nothing_is_flushed_in_the_event_loop_of_a_child_of_multiprocessing(
+    instrumented: Telemetry, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Embedded(Worker):
+        async def async_run(self) -> None:
+            await super().async_run()
+            await self.close()
+
+    flushed: list[object] = []
+    monkeypatch.setattr(adapter_worker, "parent_process", lambda: True)
+    monkeypatch.setattr(bridge.lifecycle, "flush", lambda *_: flushed.append(True))
+    shop.run(one, kind=Embedded)
+    assert flushed == []
+    assert instrumented.totals("task.workers.active") == {}
 
 
 # The third-party instrumentor
