@@ -14,6 +14,7 @@ import inspect
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 from functools import partial, update_wrapper, wraps
 from importlib.machinery import ModuleSpec
@@ -40,6 +41,8 @@ _LISTENERS = "_otel_queue_bridge"
 """Where a module's spec holds whom to tell that its import has ended."""
 _ADVISED = "_otel_queue_bridge"
 """Where a function that stands for another one holds who has made it."""
+_PATCH = "_otel_queue_bridge_patch"
+"""Where a function that stands in an object of the run time holds what puts it back."""
 _ANSWERS = 100
 """Answers kept for one method and its overrides: whether a class calls its parent's."""
 _BEGINNING_LIMIT = 0.1
@@ -88,6 +91,8 @@ class Patches:
         self.reports = reports
         self._lock = threading.Lock()
         self._patches: list[_Patch] = []
+        self._at_run_time: weakref.WeakValueDictionary[int, _Patch] = weakref.WeakValueDictionary()
+        """Each as long as the object that it has patched."""
         self._aliases: list[tuple[str, str, object, object]] = []
         self._awaited: list[_Awaited] = []
         self._below: dict[type, _Subclasses] = {}
@@ -125,7 +130,12 @@ class Patches:
         if getattr(getattr(owner, attribute), _ADVISED, None) is self:
             return
         where = f"{getattr(owner, '__qualname__', type(owner).__qualname__)}.{attribute}"
-        self.put(owner, attribute, *self.advise(_Advised(self, where, advice), owner, attribute))
+        original, replacement = self.advise(_Advised(self, where, advice), owner, attribute)
+        with self._lock:
+            if self.on:
+                patch = _Patch(owner, attribute, original, replacement)
+                setattr(getattr(replacement, "__func__", replacement), _PATCH, patch)
+                self._at_run_time[id(patch)] = patch
 
     def advised(self, function: Callable[..., Any], advice: Advice) -> Callable[..., Any]:
         """Return a function that runs this one, a callback for one call, inside the advice."""
@@ -150,6 +160,9 @@ class Patches:
                 if found is not None and vars(found).get(attribute) is replacement:
                     setattr(found, attribute, original)
             self._aliases.clear()
+            for patch in reversed([*self._at_run_time.values()]):
+                patch.undo()
+            self._at_run_time.clear()
             while self._patches:
                 self._patches.pop().undo()
             self._below.clear()

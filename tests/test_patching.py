@@ -2,10 +2,12 @@
 
 import asyncio
 import functools
+import gc
 import importlib
 import inspect
 import logging
 import sys
+import weakref
 from contextvars import ContextVar
 from types import ModuleType
 
@@ -546,6 +548,20 @@ def test_what_appeared_at_run_time_is_advised_once_and_restored(library, patches
     assert seen == [app]
     patches.undo()
     assert vars(app)["sender"] is original
+
+
+@pytest.mark.parametrize(("kind", "attribute"), [("App", "sender"), ("Queue", "push")])
+def test_what_appeared_at_run_time_is_not_kept(library, patches, kind, attribute):
+    gone, kept = getattr(library, kind)(), getattr(library, kind)()
+    before = dict(vars(kept))
+    for owner in (gone, kept):
+        patches.patch(owner, attribute, silent)
+    seen = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert seen() is None
+    patches.undo()
+    assert vars(kept) == before
 
 
 def test_a_method_of_one_instance_can_be_advised(library, patches):

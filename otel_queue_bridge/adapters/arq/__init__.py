@@ -8,7 +8,7 @@ stays in its queue while it runs, so that no one command of Redis tells how many
 Names cited in this folder are those of ARQ 0.28.
 """
 
-from otel_queue_bridge.adapter import Adapter, Hook, poll
+from otel_queue_bridge.adapter import Adapter, Hook
 from otel_queue_bridge.adapters.arq import carrier, dispatch, execute, run, submit, worker
 
 adapter = Adapter(
@@ -19,9 +19,10 @@ adapter = Adapter(
         Hook("arq.connections:ArqRedis.enqueue_job", submit.submit, overrides=True),
         Hook("arq.connections:serialize_job", carrier.serialize, within=carrier.sent),
         Hook("arq.worker:Worker.run_cron", submit.run_cron, overrides=True),
-        Hook("arq.worker:Worker.main", worker.main, overrides=True),
-        Hook("arq.worker:Worker.close", worker.close, overrides=True),
-        Hook("arq.worker:Worker._poll_iteration", poll, overrides=True),
+        Hook("arq.worker:Worker.run", worker.run, overrides=True),
+        Hook("arq.worker:Worker.main", worker.end, overrides=True),
+        Hook("arq.worker:Worker.close", worker.end, overrides=True),
+        Hook("arq.worker:Worker._poll_iteration", worker.poll_iteration, overrides=True),
         Hook("arq.worker:Worker.run_job", dispatch.run_job, overrides=True),
         Hook("arq.worker:deserialize_job_raw", dispatch.deserialize, within=run.current),
         Hook("arq.worker:serialize_result", run.note_result, within=run.current),

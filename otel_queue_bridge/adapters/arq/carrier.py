@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import pickle
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -26,10 +28,21 @@ _LIFETIME = 88_400_000
 sent: ContextVar[dict[str, Any] | None] = ContextVar("otel_queue_bridge.arq.sent", default=None)
 """The carrier of the job that is being enqueued."""
 
-joining: ContextVar[Callable[[Call, Recorder], Generator[None, None, None]] | None] = ContextVar(
-    "otel_queue_bridge.arq.joining", default=None
-)
-"""What we have to add to the next transaction of this asyncio task."""
+
+class Joining(NamedTuple):
+    """A command for the transaction of ARQ's that names a key; what the user executes has none."""
+
+    beside: str
+    command: tuple[object, ...]
+    found: Callable[[Any, list[Any]], None] | None = None
+    """Called with the answer, and those that ARQ gets."""
+
+    def belongs_to(self, pipeline: Any) -> bool:
+        return any(self.beside in arguments for arguments, _ in pipeline.command_stack)
+
+
+joining: ContextVar[Joining | None] = ContextVar("otel_queue_bridge.arq.joining", default=None)
+"""What we have to add to a transaction of this asyncio task."""
 
 
 def serialize(call: Call, _: Recorder) -> None:
@@ -37,12 +50,34 @@ def serialize(call: Call, _: Recorder) -> None:
     dumps = call.kwargs.get("serializer") or pickle.dumps
 
     def serializer(job: dict[str, Any]) -> bytes:
-        try:
+        with suppress(Exception):  # the user's own may take ARQ's keys only
             return dumps({**job, KEY: carrier})
-        except Exception:  # noqa: BLE001 - the user's own may take ARQ's keys only
-            return dumps(job)
+        return dumps(job)
 
     call.kwargs = {**call.kwargs, "serializer": serializer}
+
+
+def is_taken(pool: Any) -> bool:
+    """Tell whether the pool's deserializer takes our key, so that a worker's like it does."""
+    dumps, loads = pool.job_serializer or pickle.dumps, pool.job_deserializer
+    if loads is None:
+        return True
+    try:
+        return _is_taken(dumps, loads)
+    except TypeError:  # one of them has no hash
+        return _is_taken.__wrapped__(dumps, loads)
+
+
+@lru_cache(maxsize=32)
+def _is_taken(dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> bool:
+    job: dict[str, Any] = {"t": None, "f": KEY, "a": (), "k": {}, "et": 1}
+    try:
+        found = loads(dumps({**job, KEY: {"traceparent": ""}}))
+        for key in job:
+            found[key]
+    except Exception:  # noqa: BLE001 - what the user's own code refuses
+        return False
+    return True
 
 
 def carried(job: object) -> dict[str, Any] | None:
@@ -52,15 +87,27 @@ def carried(job: object) -> dict[str, Any] | None:
 
 
 def join(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-    part = joining.get()
+    ours = joining.get()
+    if ours is None or not ours.belongs_to(call.instance):
+        return
     joining.set(None)
-    if part is not None:
-        yield from part(call, recorder)
+    with nullcontext() if ours.found is None else recorder.polling():
+        call.instance.execute_command(*ours.command)
+        yield
+        if call.error is None:
+            answer = call.result.pop()  # at once: whatever fails now, ARQ gets its own answers
+            if ours.found is not None:
+                ours.found(answer, call.result)
 
 
-def key_of(job_id: str) -> str:
+def _key_of(job_id: str) -> str:
     # It begins like ARQ's own, so that a user of Redis with rights to that has rights to this.
     return f"arq:retry:{job_id}:{KEY}"
+
+
+def fetch(job_id: str, found: Callable[[Any, list[Any]], None]) -> Joining:
+    # `GET`, since a user of Redis may have rights to no more than what ARQ does there (`run_job`).
+    return Joining(f"arq:retry:{job_id}", ("GET", _key_of(job_id)), found)
 
 
 def kept(found: Any, enqueued: object = None) -> dict[str, Any] | None:
@@ -73,22 +120,15 @@ def kept(found: Any, enqueued: object = None) -> dict[str, Any] | None:
     return carrier if fits else None
 
 
-def keep(
-    job_id: str, carrier: dict[str, Any], enqueued: object
-) -> Callable[[Call, Recorder], Generator[None, None, None]]:
+def keep(job_id: str, carrier: dict[str, Any], enqueued: object) -> Joining:
     texts = {key: value for key, value in carrier.items() if isinstance(value, str)}  # and no junk
     written = json.dumps({**texts, ENQUEUED: enqueued})
-
-    def part(call: Call, _: Recorder) -> Generator[None, None, None]:
-        call.instance.psetex(key_of(job_id), _LIFETIME, written)
-        yield
-
-    return part
+    return _finishing(job_id, "PSETEX", _key_of(job_id), _LIFETIME, written)
 
 
-def forget(job_id: str) -> Callable[[Call, Recorder], Generator[None, None, None]]:
-    def part(call: Call, _: Recorder) -> Generator[None, None, None]:
-        call.instance.delete(key_of(job_id))
-        yield
+def forget(job_id: str) -> Joining:
+    return _finishing(job_id, "DEL", _key_of(job_id))
 
-    return part
+
+def _finishing(job_id: str, *command: object) -> Joining:
+    return Joining(f"arq:in-progress:{job_id}", command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapters.arq.carrier import carried, forget, joining, kept, key_of
+from otel_queue_bridge.adapters.arq.carrier import carried, fetch, forget, joining, kept
 from otel_queue_bridge.adapters.arq.execute import execute
 from otel_queue_bridge.adapters.arq.run import Run, current
 
@@ -18,15 +18,10 @@ if TYPE_CHECKING:
 def run_job(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     run = Run(call.instance, call.argument(0, "job_id"), call.argument(1, "score"))
 
-    def fetch(call: Call, recorder: Recorder) -> Generator[None, None, None]:
-        with recorder.polling():
-            call.instance.mget(key_of(run.job_id))  # whatever type it has, that is no error
-            yield
-        if call.error is None:
-            *call.result, (run.kept,) = call.result
-            run.attempt = call.result[1]
+    def found(answer: Any, others: list[Any]) -> None:
+        run.kept, run.attempt = answer, others[1]
 
-    token, part = current.set(run), joining.set(fetch)
+    token, part = current.set(run), joining.set(fetch(run.job_id, found))
     with recorder.not_polling():
         yield
         run.end(call.error)
@@ -60,7 +55,7 @@ def deserialize(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     run.open_dispatch(recorder, kept(run.kept, run.enqueued) or found)
 
 
-def finish_failed_job(_: Call, recorder: Recorder) -> Generator[None, None, None]:
+def finish_failed_job(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     """End the dispatch of a job that does not run."""
     run = current.get()
     if run is None:
@@ -71,3 +66,5 @@ def finish_failed_job(_: Call, recorder: Recorder) -> Generator[None, None, None
     if run.kept is not None:
         joining.set(forget(run.job_id))
     yield
+    if call.error is not None:
+        run.settle_unfinished(call.error)

@@ -35,16 +35,18 @@ def finish_job(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     run, finish = current.get(), call.argument(1, "finish")
     if run is None or run.dispatch is None:
         return
-    run.finished = True
+    run.finished = True  # for a shutdown that comes meanwhile: the transaction goes on
     operation = run.execute or run.dispatch
     operation.settle(run.outcome(finish=finish))
     with run.execute or nullcontext():
         if not finish:
             yield from _submit_again(run, call, recorder)
-            return
-        if run.kept is not None:
-            joining.set(forget(run.job_id))
-        yield
+        else:
+            if run.kept is not None:
+                joining.set(forget(run.job_id))
+            yield
+        if call.error is not None:
+            run.settle_unfinished(call.error)
 
 
 def _submit_again(run: Run, call: Call, recorder: Recorder) -> Generator[None, None, None]:

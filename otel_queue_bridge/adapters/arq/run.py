@@ -93,8 +93,8 @@ class Run:
         error = self.result or self.raised
         if not isinstance(error, asyncio.CancelledError):
             return SUCCESS if error is None else failed(error)
-        if self.aborted:
-            return CANCELLED
+        if self.aborted or (self.result is not None and self.worker.retry_jobs):
+            return CANCELLED  # with `retry_jobs`, ARQ writes this error of an abort alone
         # Without a result (`keep_result=0`), a shutdown with `retry_jobs=False` looks the same.
         return failed(self.result or asyncio.TimeoutError())
 
@@ -106,13 +106,18 @@ class Run:
             return REJECTED
         return Outcome("failure", self.result)
 
+    def settle_unfinished(self, error: BaseException) -> None:
+        """Settle an attempt that is not over for ARQ, which will run the job again."""
+        operation, self.finished = self.execute or self.dispatch, False
+        if operation is not None:
+            stopped = isinstance(error, asyncio.CancelledError)
+            operation.settle(RETRY if stopped else Outcome("retry", error))
+
     def end(self, error: BaseException | None) -> None:
         operation = self.execute or self.dispatch
         if operation is not None:
-            if isinstance(error, asyncio.CancelledError) and not self.finished:
-                operation.settle(RETRY)  # the worker is stopped
-            elif error is not None and not self.finished:
-                operation.settle(Outcome("retry", error))  # a hook of the user's has failed
+            if error is not None and not self.finished:  # a hook of the user's may have failed
+                self.settle_unfinished(error)
             operation.end()
         self.entered.close()
         self.raised = self.result = None  # their tracebacks hold the task's arguments

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from otel_queue_bridge.adapter import CANCELLED, Arguments, Call, Recorder, Task
-from otel_queue_bridge.adapters.arq.carrier import sent
+from otel_queue_bridge.adapters.arq.carrier import is_taken, sent
 from otel_queue_bridge.adapters.arq.reading import TRANSPORT, server
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def submit(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         arguments=lambda: _arguments(call),
     )
     with recorder.submit(task) as operation:
-        token = sent.set(carrier)
+        token = sent.set(carrier if is_taken(call.instance) else None)
         yield
         sent.reset(token)
         if call.error is not None or call.result is not None:

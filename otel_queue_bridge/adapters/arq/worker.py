@@ -15,18 +15,33 @@ if TYPE_CHECKING:
 RIVAL = "opentelemetry.instrumentation.arq:ArqInstrumentor"
 
 
-def main(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+_WATCHED = "_otel_queue_bridge_watched"
+"""The attribute of a worker that holds who reads its gauges."""
+
+
+def poll_iteration(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    # Here, and not in `Worker.main`: an SDK may be set up in the `on_startup` in between.
     worker = call.instance
-    _free(worker)
-    recorder.watch_workers(_places, worker)
-    recorder.watch_depth(readings, worker)
-    yield
-    recorder.close(worker)
+    if vars(worker).get(_WATCHED) is not recorder:
+        setattr(worker, _WATCHED, recorder)
+        _free(worker)
+        recorder.watch_workers(_places, worker)
+        recorder.watch_depth(readings, worker)
+    with recorder.polling():
+        yield
 
 
-def close(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+def end(call: Call, recorder: Recorder) -> Generator[None, None, None]:
+    """Close the gauges: after `Worker.main`, or after `Worker.close` if no SDK was there before."""
     yield
+    vars(call.instance).pop(_WATCHED, None)
     recorder.close(call.instance)
+
+
+def run(_: Call, recorder: Recorder) -> Generator[None, None, None]:
+    # Here, and not in `Worker.close`: where an app has the worker in its event loop, this would
+    # hold that up.
+    yield
     if parent_process() is not None:  # a child of multiprocessing runs no exit handlers
         recorder.flush(metrics=True)
 
