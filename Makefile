@@ -39,7 +39,7 @@ test: .venv/installed-test
 OLD := CONTRACT_OPTIONS_SHOWN_BY="the newest versions"
 test-lowest: .venv-lowest/installed
 	@$(OLD) .venv-lowest/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
-		tests/contract tests/brokers/test_fastworker*.py -k "not (rabbitmq or postgresql)" $(ARGS)
+		tests/contract tests/brokers/test_fastworker*.py -k "not (rabbitmq or postgresql or SimpleWorker)" $(ARGS)
 
 # Run RQ's tests with its first version, and with the last before 3; there ARQ's, too, with the redis-py that
 # it wants.

@@ -33,6 +33,7 @@ from otel_queue_bridge.config import (
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+    from importlib.metadata import EntryPoint
 
     from typing_extensions import Unpack
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("otel_queue_bridge")
 
 _GROUP = "otel_queue_bridge.adapters"
+_found: dict[str, EntryPoint] = {}
+"""Where each adapter is. To search all that is installed takes as long as the rest of a start."""
 _REPLACED = (
     "replaced %s, which records the same tasks; conflicts=yield keeps it and leaves %s to it"
 )
@@ -373,13 +376,18 @@ def instrumented() -> Mapping[str, Config]:
 
 def adapters() -> tuple[str, ...]:
     """Return the names of all adapters, the bundled ones and others that are installed."""
-    return tuple(dict.fromkeys(point.name for point in entry_points(group=_GROUP)))
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=_GROUP):
+        found.setdefault(point.name, point)
+    _found.update(found)
+    return tuple(found)
 
 
 def adapter_named(queue: str) -> Adapter:
     """Import an adapter; it never imports its library."""
-    (point, *_) = entry_points(group=_GROUP, name=queue)
-    adapter: Adapter = point.load()
+    if queue not in _found:
+        adapters()
+    adapter: Adapter = _found[queue].load()
     return adapter
 
 

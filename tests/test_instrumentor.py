@@ -68,6 +68,7 @@ def installed(monkeypatch):
         return [Point(n, a) for n, a in found.items() if name in {None, n}]
 
     monkeypatch.setattr(instrumentor, "entry_points", entry_points)
+    monkeypatch.setattr(instrumentor, "_found", {})
     monkeypatch.setattr(instrumentor, "_INSTRUMENTORS", {})
     monkeypatch.setattr(instrumentor, "_warned", set())
     for variable in [name for name in os.environ if name.startswith(VARIABLE)]:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 RIVAL = "opentelemetry.instrumentation.arq:ArqInstrumentor"
-
-
 _WATCHED = "_otel_queue_bridge_watched"
 """The attribute of a worker that holds who reads its gauges."""
 
