@@ -1,4 +1,4 @@
-"""The contract, on Django Tasks with worker processes of their own, on two databases."""
+"""The contract, on Django Tasks with a worker process, on two databases."""
 
 import os
 import subprocess

@@ -53,7 +53,7 @@ _NEIGHBOURS = (
 )
 
 _OWN = "taskiq"
-"""A queue with an instrumentation of its own, under this name; we have no adapter for it."""
+"""A queue that brings its instrumentation, under this name; we have no adapter for it."""
 
 
 def disabled(environment: Mapping[str, str]) -> list[str]:
