@@ -41,14 +41,13 @@ test-lowest: .venv-lowest/installed
 	@$(OLD) .venv-lowest/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
 		tests/contract tests/brokers/test_fastworker*.py -k "not (rabbitmq or postgresql or SimpleWorker)" $(ARGS)
 
-# Run RQ's tests with its first version, and with the last before 3; there ARQ's, too, with the redis-py that
-# it wants.
+# Run RQ's tests with its first version, and with the last before 3.
 test-rq2.0: .venv-rq2.0/installed
 	@.venv-rq2.0/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
 		tests/brokers/test_rq*.py $(ARGS)
 test-rq2: .venv-rq2/installed
 	@$(OLD) .venv-rq2/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
-		tests/brokers/test_rq*.py tests/contract/test_rq.py tests/contract/test_arq.py $(ARGS)
+		tests/brokers/test_rq*.py tests/contract/test_rq.py $(ARGS)
 
 # Run the tests of queue libraries, out of their source distributions, with us on as off.
 host-suites: .venv-host-suites/installed
