@@ -153,7 +153,7 @@ def _rabbitmq_scripts() -> Path:
 
 
 class PostgreSQL:
-    """A server of our own, with nothing kept; it refuses to run as root."""
+    """A database server for the tests. It runs as another user, since it refuses root."""
 
     def __init__(self, processes: Processes) -> None:
         programs = _postgresql_programs()

@@ -82,7 +82,7 @@ class Library:
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of all its processes, unless a row has others: what is off by default, say."""
     ends: bool = True
-    """Whether a worker ends when it is told to stop."""
+    """Whether a worker ends at its `stop_signal`."""
     stop_signal: int = signal.SIGTERM
     """What tells it to stop once it has finished the tasks that it runs."""
 
