@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import sys
-from bisect import insort
-from collections import Counter, defaultdict
 from pathlib import Path
 
-from otel_queue_bridge.otlp import Receiver, Span
-from tests.brokers.shop import ROOT, Notes, paths
+from otel_queue_bridge.otlp import Receiver
+from tests.brokers.finished import Finished
+from tests.brokers.shop import ROOT, Notes
 from tests.servers import Process, Processes, otel_env
 
 APP = "tests.brokers.huey_app"
@@ -71,6 +70,9 @@ class Fleet:
         caller = self.submit(*names, instrumented=instrumented, **env)
         assert caller.wait() == 0, caller.log()
 
+    def finished(self) -> Finished:
+        return Finished(self.receiver, f"{APP}.")
+
     def open_gate(self) -> None:
         self._gate.touch()
 
@@ -86,47 +88,3 @@ def stop(worker: Process, number: int = signal.SIGTERM) -> None:
     worker.wait_for_handler(number)
     os.kill(worker.pid, number)
     assert worker.wait() == 0, worker.log()
-
-
-def case_and_role(task_name: str) -> tuple[str, str]:
-    case, _, role = task_name.removeprefix(f"{APP}.").partition(": ")
-    return case, role
-
-
-def described(span: Span) -> str:
-    operation = span.attributes.get("messaging.operation.name", span.name)
-    if operation == "caller":
-        return ""
-    _, role = case_and_role(span.attributes.get("task.name", ""))
-    words = (
-        operation,
-        role if operation == "submit" else "",
-        span.attributes.get("task.status"),
-        span.status.replace("UNSET", ""),
-        span.attributes.get("error.type"),
-    )
-    return " ".join(filter(None, words))
-
-
-class Finished:
-    """All that the processes have exported so far, by case."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        spans = receiver.spans()
-        path = paths(spans, described)
-        cases = {
-            span.trace_id: case_and_role(span.attributes["task.name"])[0]
-            for span in spans
-            if "task.name" in span.attributes
-        }
-        self.spans: defaultdict[str, list[str]] = defaultdict(list)
-        for span in spans:
-            if path[span.span_id]:
-                insort(self.spans[cases[span.trace_id]], path[span.span_id])
-        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for point in receiver.latest():
-            if "task.name" in point.attributes:
-                words = (point.attributes.get(name) for name in ("task.status", "error.type"))
-                kind = " ".join(filter(None, [point.metric, *words]))
-                count = point.count if point.kind == "histogram" else int(point.value)
-                self.counts[case_and_role(point.attributes["task.name"])[0]][kind] += count

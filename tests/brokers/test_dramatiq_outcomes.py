@@ -4,8 +4,7 @@ import json
 import re
 import signal
 import sys
-from bisect import insort
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 from dramatiq.middleware import Retries
 
-from otel_queue_bridge.otlp import Receiver, Span
-from tests.brokers.shop import ROOT, SECRET, paths
+from otel_queue_bridge.otlp import Receiver
+from tests.brokers.finished import Finished
+from tests.brokers.shop import ROOT, SECRET
 from tests.servers import LIMIT, Processes, otel_env
 
 APP = "tests.brokers.dramatiq_app"
@@ -95,38 +95,9 @@ def counted(spans: list[str]) -> Counter[str]:
     return +counts
 
 
-def described(span: Span) -> str:
-    operation = span.attributes.get("messaging.operation.name", span.name)
-    if operation == "caller":
-        return ""
-    role = span.attributes.get("task.name", "").partition(": ")[2] if operation == "submit" else ""
-    status = span.attributes.get("task.status")
-    words = (operation, role, status, span.status.replace("UNSET", ""))
-    return " ".join(filter(None, [*words, span.attributes.get("error.type")]))
-
-
-class Finished:
-    """All that the processes have exported so far, by case."""
-
+class OfDramatiq(Finished):
     def __init__(self, receiver: Receiver) -> None:
-        spans = receiver.spans()
-        path = paths(spans, described)
-        cases = {
-            span.trace_id: span.attributes["task.name"].partition(": ")[0]
-            for span in spans
-            if "task.name" in span.attributes
-        }
-        self.spans: defaultdict[str, list[str]] = defaultdict(list)
-        for span in spans:
-            if path[span.span_id]:
-                insort(self.spans[cases[span.trace_id]], path[span.span_id])
-        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for point in receiver.latest():
-            if "task.name" in point.attributes:
-                words = (point.attributes.get(name) for name in ("task.status", "error.type"))
-                kind = " ".join(filter(None, [point.metric, *words]))
-                count = point.count if point.kind == "histogram" else int(point.value)
-                self.counts[point.attributes["task.name"].partition(": ")[0]][kind] += count
+        super().__init__(receiver)
         self.raw = receiver.raw()
         self.log = self.notes = ""
 
@@ -139,7 +110,7 @@ def leaves(case: str) -> list[str]:
     return LEAVES[case]
 
 
-def run(broker: str, redis: str, folder: Path) -> Finished:
+def run(broker: str, redis: str, folder: Path) -> OfDramatiq:
     """Let one worker run every case."""
     notes = folder / "notes"
     env = {
@@ -155,7 +126,7 @@ def run(broker: str, redis: str, folder: Path) -> Finished:
     with Receiver() as receiver:
 
         def all_arrived(_: object) -> bool:
-            finished = Finished(receiver)
+            finished = OfDramatiq(receiver)
             return all(map(finished.has, LEAVES)) and len(finished.spans["group"]) >= 9
 
         try:
@@ -175,7 +146,7 @@ def run(broker: str, redis: str, folder: Path) -> Finished:
                 receiver.wait_for(all_arrived, LIMIT)
             assert worker.stop(signal.SIGTERM) == 0
             assert not receiver.rejected
-            finished = Finished(receiver)
+            finished = OfDramatiq(receiver)
             finished.log = worker.log()
             finished.notes = notes.read_text() if notes.exists() else ""
             return finished
@@ -186,11 +157,11 @@ def run(broker: str, redis: str, folder: Path) -> Finished:
 @pytest.fixture(scope="module")
 def finished(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Finished]:
+) -> Callable[[str], OfDramatiq]:
     """Run each broker once, for all of its cases."""
 
     @cache
-    def finished(broker: str) -> Finished:
+    def finished(broker: str) -> OfDramatiq:
         valkey = request.getfixturevalue("valkey")
         with valkey.client() as client:
             client.flushall()
@@ -207,14 +178,14 @@ on_each_broker = pytest.mark.parametrize("broker", ["valkey", "rabbitmq"])
 
 @on_each_broker
 @pytest.mark.parametrize("case", LEAVES)
-def test_outcome(finished: Callable[[str], Finished], broker: str, case: str) -> None:
+def test_outcome(finished: Callable[[str], OfDramatiq], broker: str, case: str) -> None:
     spans = expected_spans(LEAVES[case])
     assert finished(broker).spans[case] == spans
     assert finished(broker).counts[case] == counted(spans)
 
 
 @on_each_broker
-def test_a_group_and_its_completion(finished: Callable[[str], Finished], broker: str) -> None:
+def test_a_group_and_its_completion(finished: Callable[[str], OfDramatiq], broker: str) -> None:
     """The callback hangs under the member that happened to be the last."""
     spans = expected_spans(
         ["submit > dispatch > execute success", "submit other > dispatch > execute success"]
@@ -236,7 +207,7 @@ def test_a_group_and_its_completion(finished: Callable[[str], Finished], broker:
 
 @on_each_broker
 def test_a_worker_has_nothing_to_complain_about(
-    finished: Callable[[str], Finished], broker: str
+    finished: Callable[[str], OfDramatiq], broker: str
 ) -> None:
     log = finished(broker).log
     assert "Failed to detach context" not in log
@@ -247,7 +218,7 @@ def test_a_worker_has_nothing_to_complain_about(
 
 @on_each_broker
 def test_arguments_and_results_are_in_no_telemetry(
-    finished: Callable[[str], Finished], broker: str
+    finished: Callable[[str], OfDramatiq], broker: str
 ) -> None:
     assert b"execute pipeline" in finished(broker).raw
     assert SECRET.encode() not in finished(broker).raw

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from otel_queue_bridge.otlp import Receiver
-from tests.brokers.huey_fleet import Finished, Fleet, stop
+from tests.brokers.huey_fleet import Fleet, stop
 from tests.brokers.rq_fleet import COMPLAINTS
 from tests.brokers.shop import SECRET
 from tests.brokers.test_dramatiq_outcomes import counted, expected_spans
@@ -87,12 +87,12 @@ class Running:
             self.fleet.receiver.wait_for(self._all_arrived, LIMIT)
         stop(self.worker, signal.SIGINT)
         assert not self.fleet.receiver.rejected
-        self.finished = Finished(self.fleet.receiver)
+        self.finished = self.fleet.finished()
         self.raw = self.fleet.receiver.raw()
         self.log = self.worker.log()
 
     def _all_arrived(self, _: object) -> bool:
-        finished = Finished(self.fleet.receiver)
+        finished = self.fleet.finished()
         return (
             all(finished.counts[case] >= counted(expected_spans(LEAVES[case])) for case in LEAVES)
             and all(

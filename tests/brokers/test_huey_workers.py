@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from otel_queue_bridge.otlp import Receiver
+from tests.brokers.finished import Finished
 from tests.brokers.forks import of_metric, totals
-from tests.brokers.huey_fleet import APP, AT_THE_END, SPANS_AT_THE_END, Finished, Fleet, stop
+from tests.brokers.huey_fleet import APP, AT_THE_END, SPANS_AT_THE_END, Fleet, stop
 from tests.servers import Process, Processes, Valkey, wait_until
 
 KINDS = ["thread", "process", "greenlet"]
@@ -54,7 +55,7 @@ def test_a_worker_that_is_told_to_stop_at_once(fleet: Fleet, kind: str) -> None:
     stop(worker)
     assert len(fleet.notes("ok")) == 3
     assert fleet.notes("passed") == []
-    finished = Finished(fleet.receiver)
+    finished = fleet.finished()
     assert finished.spans["ok"] == steps(OK, OK, OK, "submit")
     assert finished.spans["gate"] == steps(INTERRUPTED, INTERRUPTED)
     assert counts(fleet, "ok") == {"submitted": 4, "dispatched": 3, "completed success": 3}
@@ -74,7 +75,7 @@ def test_a_worker_that_restarts_and_one_that_finishes_what_it_runs(fleet: Fleet,
     worker.wait_for_handler(signal.SIGHUP)
     os.kill(worker.pid, signal.SIGHUP)
     worker.wait_for(lambda: worker.log().count("The following commands are available") == 2)
-    assert Finished(fleet.receiver).spans["ok"] == steps(OK)
+    assert fleet.finished().spans["ok"] == steps(OK)
     fleet.submitted("gate", "ok")
     worker.wait_for(lambda: fleet.notes("gate") and len(fleet.notes("ok")) == 2)
     worker.wait_for_handler(signal.SIGINT)
@@ -82,7 +83,7 @@ def test_a_worker_that_restarts_and_one_that_finishes_what_it_runs(fleet: Fleet,
     worker.wait_for(lambda: "Shutting down gracefully" in worker.log())
     fleet.open_gate()
     assert worker.wait() == 0, worker.log()
-    finished = Finished(fleet.receiver)
+    finished = fleet.finished()
     assert finished.spans["gate"] == steps(OK)
     assert finished.spans["ok"] == steps(OK, OK)
     assert counts(fleet, "ok") == {"submitted": 2, "dispatched": 2, "completed success": 2}
@@ -93,7 +94,7 @@ def test_a_process_that_is_recycled_loses_nothing(fleet: Fleet) -> None:
     fleet.submitted(*["ok"] * 5)
     worker.wait_for(lambda: len(fleet.notes("ok")) == 5)
     stop(worker, signal.SIGINT)
-    assert Finished(fleet.receiver).spans["ok"] == steps(*[OK] * 5)
+    assert fleet.finished().spans["ok"] == steps(*[OK] * 5)
     assert counts(fleet, "ok") == {"submitted": 5, "dispatched": 5, "completed success": 5}
 
 
@@ -104,12 +105,12 @@ def test_of_a_process_that_is_killed_the_dispatch_remains(fleet: Fleet) -> None:
     ((_, _, pid),) = fleet.notes("gate")
     dispatched = {"submitted": 1, "dispatched": 1}
     worker.wait_for(lambda: counts(fleet, "gate") == dispatched)
-    worker.wait_for(lambda: "submit > dispatch" in Finished(fleet.receiver).spans["gate"])
+    worker.wait_for(lambda: "submit > dispatch" in fleet.finished().spans["gate"])
     os.kill(pid, signal.SIGKILL)
     fleet.submitted("ok")
     worker.wait_for(lambda: fleet.notes("ok"))
     stop(worker, signal.SIGINT)
-    finished = Finished(fleet.receiver)
+    finished = fleet.finished()
     assert finished.spans["gate"] == ["submit", "submit > dispatch"]
     assert counts(fleet, "gate") == dispatched
     assert finished.spans["ok"] == steps(OK)
@@ -150,7 +151,7 @@ def test_fleets_of_which_one_side_is_instrumented(
             stop(worker, signal.SIGINT)
         spans = client_side.spans()
         assert {span.name.partition(" ")[0] for span in spans} == {"submit", "caller"}
-        finished = Finished(server_side)
+        finished = Finished(server_side, f"{APP}.")
         assert finished.spans["success"] == steps("dispatch > execute success > work")
         retry = "dispatch > execute retry ERROR ValueError > submit > dispatch > execute success"
         assert finished.spans["retry"] == finished.spans["retry later"] == steps(retry)
