@@ -16,6 +16,7 @@ from fastworker.tasks.registry import task_registry
 from fastworker.workers.control_plane import ControlPlaneWorker
 
 from otel_queue_bridge import instrument, uninstrument
+from otel_queue_bridge.adapters.fastworker import worker
 from tests.collected import Recorded
 from tests.fastworker import ControlPlane
 from tests.servers import LIMIT
@@ -112,6 +113,23 @@ def registered(monkeypatch):
 def control_plane() -> ControlPlaneWorker:
     ports = ControlPlane()
     return ControlPlaneWorker(base_address=ports.address, discovery_address=ports.discovery)
+
+
+def test_a_subworker_that_has_answered_is_not_busy(recorded, monkeypatch) -> None:
+    plane, seen = control_plane(), []
+    plane.subworkers["sw1"] = {"address": "tcp://127.0.0.1:5555", "status": "active", "load": 0}
+
+    def reply(request: dict) -> dict:
+        seen.append(worker._subworkers(plane)[0].busy)  # noqa: SLF001 - what a gauge reads
+        return success(request)
+
+    class Slow(Respondent):
+        async def send(self, data: bytes) -> None:
+            seen.append(worker._subworkers(plane)[0].busy)  # noqa: SLF001
+
+    monkeypatch.setattr(nng_patterns.pynng, "Req0", lambda dial: Socket(reply))
+    asyncio.run(plane._send_task_to_subworker(Task(id="1", name="any"), "sw1", Slow()))  # noqa: SLF001
+    assert seen == [1, 0]
 
 
 @since_0_3

@@ -54,7 +54,10 @@ def _subworkers(control_plane: Any) -> list[Reading]:
     known = tuple(control_plane.subworkers.items())
     active = {subworker for subworker, one in known if one["status"] == "active"}
     under_way = tuple(vars(control_plane).get("otel_open", ()))
-    busy = active & {getattr(one, "subworker", None) for one in under_way}
+    # One that has answered is free, however long its answer takes to the client.
+    busy = active & {
+        getattr(one, "subworker", None) for one in under_way if not getattr(one, "answered", False)
+    }
     return [Reading(len(active), busy=len(busy))]
 
 
