@@ -36,7 +36,7 @@ test: .venv/installed-test
 
 # Run the contract, but for our options, with the oldest versions that pyproject.toml allows, and FastWorker's
 # tests, because only its oldest version has subworkers that start. The old drivers warn a lot.
-OLD := CONTRACT_OPTIONS_SHOWN_BY="the newest versions"
+OLD := CONTRACT_SHOWN_BY="the newest versions"
 test-lowest: .venv-lowest/installed
 	@$(OLD) .venv-lowest/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
 		tests/contract tests/brokers/test_fastworker*.py -k "not (rabbitmq or postgresql or SimpleWorker)" $(ARGS)

@@ -77,8 +77,8 @@ class Library:
     """Rows that this kind of broker or worker makes impossible, as in `AdapterContract.lacks`."""
     clear: Callable[[], object] | None = None
     """Remove what a killed worker leaves behind and the next one would stumble over."""
-    options_shown_by: str = ""
-    """Another kind of broker or worker that shows what our options do: they are the core's."""
+    repeats: str = ""
+    """Another kind of broker or worker, whose tests show what depends on no kind."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of all its processes, unless a row has others: what is off by default, say."""
     ends: bool = True
@@ -192,7 +192,7 @@ class Rig:
         self, mode: str = "auto", *, options: Mapping[str, str] | None = None, count: int = 1
     ) -> None:
         """Have only workers of this kind running, and at least so many of them."""
-        shown_by = os.environ.get("CONTRACT_OPTIONS_SHOWN_BY") or self.library.options_shown_by
+        shown_by = os.environ.get("CONTRACT_SHOWN_BY")
         if shown_by and not all(name.startswith("OTEL_") for name in options or ()):
             pytest.skip(f"what options do is shown by {shown_by}")
         variables = _variables(options)

@@ -3,9 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar
 
 import pytest
@@ -20,9 +18,7 @@ APP = "tests.contract.apps.django_app"
 SETTINGS = "tests.contract.apps.django_settings"
 
 
-def library_on(
-    broker: str, nowhere: str, transport: str, lacks: Mapping[str, str] = MappingProxyType({})
-) -> Library:
+def library_on(broker: str, nowhere: str, transport: str, repeats: str = "") -> Library:
     command = [sys.executable, "-m", "django", "migrate", "--settings", SETTINGS]
     subprocess.run(command, env={**os.environ, "CONTRACT_BROKER": broker}, check=True)
     return Library(
@@ -38,18 +34,8 @@ def library_on(
         transport=transport,
         task_name=APP + ".{}",
         options={"queue_depth": "true"},
-        lacks=lacks,
+        repeats=repeats,
     )
-
-
-def repeated() -> dict[str, str]:
-    """Return the rows that start their processes in another way, or with other options."""
-    tests = [name for name in vars(AdapterContract) if name.startswith("test_")]
-    first = tests.index("test_undo_in_a_running_worker")
-    rows = [
-        getattr(getattr(AdapterContract, name), "row", name.removeprefix("test_")) for name in tests
-    ]
-    return dict.fromkeys({*rows[first:]} - {*rows[:first]}, "SQLite shows it: no database matters")
 
 
 @pytest.fixture(scope="class", params=["sqlite", "postgresql"])
@@ -57,7 +43,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "postgresql":
         server: PostgreSQL = request.getfixturevalue("postgresql")
         nowhere = f"postgresql://test@127.0.0.1:{NOWHERE}/postgres"
-        return library_on(server.url, nowhere, "postgresql", repeated())
+        return library_on(server.url, nowhere, "postgresql", repeats="SQLite")
     folder: Path = tmp_path_factory.mktemp("database")
     there, nowhere = folder / "tasks.sqlite3", folder / "no such folder" / "tasks.sqlite3"
     return library_on(f"sqlite://{there}", f"sqlite://{nowhere}", "sqlite3")

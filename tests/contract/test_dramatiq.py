@@ -25,7 +25,7 @@ def library(request: pytest.FixtureRequest) -> Library:
         transport=scheme,
         workers=2,
         ahead=2,
-        options_shown_by="Valkey" if scheme == "amqp" else "",
+        repeats="Valkey" if scheme == "amqp" else "",
         lacks={"oldest": "RabbitMQ shows no message"} if scheme == "amqp" else {},
     )
 

@@ -31,7 +31,7 @@ def library(request: pytest.FixtureRequest) -> Iterator[Library]:
             also=subworkers,
             workers=len(subworkers),  # a control plane is none
             ends=OLD,
-            options_shown_by="" if subworkers else "a subworker",
+            repeats="" if subworkers else "a subworker",
         )
 
 

@@ -27,7 +27,7 @@ def library(request: pytest.FixtureRequest, valkey: Valkey) -> Library:
         module="huey.bin.huey_consumer",
         transport="redis",
         workers=workers,
-        options_shown_by="threads" if request.param == "process" else "",
+        repeats="threads" if request.param == "process" else "",
         task_name=f"{APP}.{{}}",
         stop_signal=signal.SIGINT,  # SIGTERM interrupts what runs
     )

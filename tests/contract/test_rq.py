@@ -34,7 +34,7 @@ def library(request: pytest.FixtureRequest, valkey: Valkey) -> Library:
         transport="redis",
         task_name=f"{APP}.{{}}",
         clear=clear,
-        options_shown_by="Worker" if "Simple" in request.param else "",
+        repeats="Worker" if "Simple" in request.param else "",
     )
 
 
