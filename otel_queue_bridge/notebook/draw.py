@@ -112,7 +112,7 @@ def _coloured_bar(span: Span, axis: Axis, colour: str) -> str:
         f'<div style="width:{begin - left:.2%};height:12px;background-color:{colour};opacity:0.3">'
         f'</div><div style="width:{max(end - begin, 0):.2%};height:12px;min-width:2px;'
         f'background-color:{colour}"></div></div>'
-        f'<code style="font-size:0;line-height:0">{text}</code>'
+        f'<code style="display:block;height:0;overflow:hidden;font-size:0">{text}</code>'
     )
 
 
