@@ -21,10 +21,10 @@ from otel_queue_bridge.otlp import Receiver, Span
 from otel_queue_bridge.view import Queues
 
 HERE = Path(__file__).parent
-LIMIT = 60.0  # seconds to wait for each thing
-REQUESTS = 20
-FAIL = (5, 10, 15)
-ROWS = 3_000_000  # a slow one, so that tasks queue up
+LIMIT = 90.0  # seconds to wait for each thing
+REQUESTS = 10
+FAIL = (4, 8)
+ROWS = 2_000_000  # a slow one, so that tasks queue up
 SPANS = 6  # of each trace
 
 WORKER = Participant(

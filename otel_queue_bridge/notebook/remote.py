@@ -112,9 +112,10 @@ class View:
                 body = answer.read()
         except HTTPException:
             raise self._stranger() from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise NotebookError(
-                f"nothing answers at {self.address} ({error.strerror or error}): start"
+                f"nothing answers at {self.address} ({reason}): start"
                 " `otel-queue-bridge view`, or connect() to the address that it prints"
             ) from None
         if answer.status == HTTPStatus.NOT_FOUND:
@@ -139,7 +140,7 @@ def _parsed(address: str) -> tuple[str, int]:
     else:
         if parts.scheme not in ("", "http") or parts.path not in ("", "/") or "@" in parts.netloc:
             host = None
-    if not host or not re.fullmatch(r"[\w.:-]+", host):
+    if not host or not re.fullmatch(r"[\w.:-]+", host, re.ASCII):
         # It is not repeated, since it may hold a password.
         raise NotebookError(
             f"connect() takes HOST:PORT of a view on this machine, such as 127.0.0.1:{_PORT}"
