@@ -267,7 +267,7 @@ with notebook.capture() as again:
 assert len(again) == 2
 for tasks in (2, 3):
     try:
-        again.wait(tasks=tasks)
+        again.wait(tasks=tasks, timeout=1e6)  # it does not take that long
     except TimeoutError as error:
         assert str(error) == f"when the block ended, 1 of {tasks} tasks were submitted", error
 
