@@ -262,9 +262,9 @@ assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 pack.delay(2)
 assert len(spans) == 4
 assert not early.start_span("none").is_recording()
-with notebook.capture() as again:
+with notebook.capture() as again, notebook.capture() as inner:
     pack.delay(1)
-assert len(again) == 2
+assert len(again) == len(inner) == 2
 for tasks in (2, 3):
     try:
         again.wait(tasks=tasks, timeout=1e6)  # it does not take that long

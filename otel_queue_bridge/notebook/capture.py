@@ -129,7 +129,7 @@ class _Processor(SpanProcessor):
 
 @contextmanager
 def _attached(processor: SpanProcessor) -> Iterator[None]:
-    provider: Any = trace.get_tracer_provider()
+    provider: Any = _OWN.current or trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider):
         with _own_provider(processor):
             yield
