@@ -53,8 +53,8 @@ class Example:
     processes: Processes
     env: dict[str, str] = field(
         default_factory=lambda: {
-            # Whoever has installed these would see more than the examples show.
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,logging,redis",
+            # They would show more than we mean to, and to load FastAPI's takes each process a second.
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging,redis",
         }
     )
     """Variables of every process that is started from now on."""

@@ -89,6 +89,7 @@ with example(__file__) as run, ExitStack() as running:
         f" --discovery-address {discovery} --task-modules tasks",
         ready="registered with control plane",
     )
+    run.env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "redis"
     run.start(
         "web",
         f"opentelemetry-instrument uvicorn main:app --host 127.0.0.1 --port {port + 12}",

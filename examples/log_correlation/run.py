@@ -17,7 +17,7 @@ with example(__file__) as run:
     run.env |= {
         "OTEL_PYTHON_LOG_CORRELATION": "true",
         "OTEL_PYTHON_LOG_AUTO_INSTRUMENTATION": "false",  # the lines are only printed
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,redis",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis",
     }
     worker = f"opentelemetry-instrument celery -A shop worker -l info {shlex.join(sys.argv[1:])}"
     log = run.start("worker", worker, ready=" ready.")
