@@ -53,7 +53,7 @@ class Example:
     processes: Processes
     env: dict[str, str] = field(
         default_factory=lambda: {
-            # They would show more than we mean to, and to load FastAPI's takes each process a second.
+            # They would add spans and log lines; to load FastAPI's takes each process a second.
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,logging,redis",
         }
     )
