@@ -14,7 +14,11 @@ from otel_queue_bridge.config import ABOUT, OPTIONS, VARIABLE, unknown_variables
 from tests.servers import LIMIT
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("examples/**/*.md")),
+]
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 COMMAND = r"(?:\$ |`)otel-queue-bridge ([a-z]+)((?: --[\w-]+)*)"
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
@@ -71,6 +75,13 @@ def test_our_variables_and_commands_exist(page: Path) -> None:
                 timeout=LIMIT,
             ).stdout
             assert all(option in said for option in shlex.split(options))
+
+
+def test_every_example_is_listed() -> None:
+    listed = set(
+        re.findall(r"^\| \[?(\w+)", (ROOT / "examples/README.md").read_text(), re.MULTILINE)
+    )
+    assert {page.parent.name for page in ROOT.glob("examples/*/README.md")} <= listed
 
 
 def test_python_in_the_readme_compiles() -> None:
