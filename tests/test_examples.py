@@ -113,3 +113,27 @@ def test_own_queue_follows_an_order_through_a_retry(processes: Processes, tmp_pa
 def test_own_queues_adapter_is_as_short_as_it_says() -> None:
     lines = own_queue.ADAPTER.read_text().splitlines()
     assert len([line for line in lines if line.strip()]) <= 70
+
+
+def test_the_process_of_fastapi_and_celery_is_one_trace_with_its_figures(
+    processes: Processes,
+) -> None:
+    *_, good, bad, figures = run(processes, "fastapi_celery").split("\n\n")
+    time = r"[\d.]+ (?:ms|µs|s)"
+    row = rf"(\W*[\w./ ]*\w) +\W* {time}  (\w+) *(?:waited {time})?,? *(.*?) *$"
+    expected = [
+        ("GET /process", "web"),
+        ("├─ numpy.compute", "web"),
+        ("└─ submit main.background_task", "web"),
+        ("   └─ dispatch main.background_task", "worker"),
+        ("      └─ execute main.background_task", "worker"),
+        ("         └─ pandas.compute", "worker"),
+    ]
+    for tree, errors in ((good, ["", ""]), (bad, ["ERROR ValueError", "ERROR"])):
+        rows = [re.match(row, line).groups() for line in tree.splitlines()]
+        assert [found[:2] for found in rows] == expected
+        assert [found[2] for found in rows] == ["", "", "", "", *errors]
+    p95, errors, depth = figures.splitlines()
+    assert re.fullmatch(r"p95 of the duration +[\d.]+ ms  of 10 runs", p95)
+    assert errors.split() == ["error", "rate", "20", "%", "2", "tasks", "failed"]
+    assert re.fullmatch(r"queue depth +0     it was \d+ at most", depth)

@@ -11,8 +11,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from otel_queue_bridge.cli.layout import duration
-from otel_queue_bridge.cli.tree import printable, trace_tree
+from otel_queue_bridge.cli.tree import trace_tree
+from otel_queue_bridge.layout import duration, printable
 from otel_queue_bridge.otlp import read_spans
 
 if TYPE_CHECKING:

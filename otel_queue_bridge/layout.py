@@ -1,7 +1,8 @@
-"""Decide where each span of a trace is drawn, in the terminal and on the page alike."""
+"""Decide where each span is drawn and what is said of it: in a terminal, a page or a notebook."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 from otel_queue_bridge import semconv
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from otel_queue_bridge.otlp import Span
 
+COLOURS = ("#4c82ee", "#e0862b", "#23a28e", "#9a6cf0", "#e0609b", "#8f9f30", "#3aa0c9", "#b5794a")
+"""One for each service, and again from the first; they are seen on light and on dark paper."""
 _UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3))
 
 
@@ -75,6 +78,11 @@ def services(spans: Sequence[Span]) -> list[str]:
     return list(dict.fromkeys(span.service for span in sorted(spans, key=lambda span: span.start)))
 
 
+def coloured(spans: Sequence[Span]) -> dict[str, str]:
+    """Return the colour of each service."""
+    return dict(zip(services(spans), COLOURS * len(spans), strict=False))
+
+
 def waited(span: Span) -> float:
     """Return how many nanoseconds a task was in the queue before this attempt; 0 if unknown."""
     seconds = span.attributes.get(semconv.TASK_WAIT)
@@ -97,3 +105,44 @@ def duration(nanoseconds: float) -> str:
         return "0"
     unit, size = next((unit for unit in _UNITS if nanoseconds >= unit[1]), _UNITS[-1])
     return f"{float(f'{max(nanoseconds, 0) / size:.3g}'):g} {unit}"
+
+
+def facts(span: Span) -> Iterable[tuple[str, str]]:
+    """Yield everything else that is known about a span, as names and values."""
+    if span.status_message:
+        yield "status", span.status_message
+    yield from _texts(span.attributes)
+    for event in span.events:
+        yield f"event {event.name}", f"after {duration(event.time - span.start)}"
+        yield from _texts(event.attributes)
+    for link in span.links:
+        yield "link", f"trace {link.trace_id} span {link.span_id}"
+        yield from _texts(link.attributes)
+    yield "span", span.span_id
+    yield "parent", span.parent_id or "none"
+    yield "trace", span.trace_id
+    yield "scope", f"{span.scope} {span.scope_version}"
+
+
+def _texts(attributes: Mapping[str, object]) -> Iterable[tuple[str, str]]:
+    for name, value in sorted(attributes.items()):
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def summary(spans: Sequence[Span]) -> list[str]:
+    """Say how much was drawn: spans, services, time, and the trace if there is only one."""
+    traces = list(dict.fromkeys(span.trace_id for span in spans))
+    said = [counted(len(spans), "span"), counted(len(services(spans)), "service")]
+    said.append(duration(Axis.of(spans).length))
+    return [*said, f"trace {traces[0]}" if len(traces) == 1 else counted(len(traces), "trace")]
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def printable(text: str) -> str:
+    """Replace what could be a control sequence for a terminal, since names come from outside."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
