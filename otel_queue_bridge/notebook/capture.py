@@ -39,12 +39,11 @@ def capture(*, listen: bool = False, port: int = 0) -> Iterator[Captured]:
     NotebookError if the current provider is none of OpenTelemetry's SDK, or the port is taken.
     """
     with ExitStack() as undo:
-        receiver = undo.enter_context(_listening(port)) if listen else None
+        receiver = _listen(undo, port) if listen else None
         processor = _Processor()
         undo.callback(processor.shutdown)
         undo.enter_context(_attached(processor))
         captured = Captured(processor, receiver)
-        undo.callback(captured._end)  # noqa: SLF001 - it is ours
         if receiver:
             variables = " ".join(f"{name}={value}" for name, value in captured.environment.items())
             print(  # noqa: T201 - the cell shows it
@@ -61,7 +60,6 @@ class Captured(Spans):
         super().__init__()
         self._processor = processor
         self._receiver = receiver
-        self._ended = False
         self.environment: dict[str, str] = {}
         """With `listen`: the variables that make a worker send its spans here."""
         if receiver:
@@ -87,8 +85,9 @@ class Captured(Spans):
             submitted, pending = tasks_of(self.spans())
             if len(submitted) >= tasks and not pending:
                 return self
-            if self._ended or time.monotonic() >= deadline:
-                when = "when the block ended" if self._ended else f"after {timeout:g} s"
+            ended = self._processor.ended
+            if ended or time.monotonic() >= deadline:
+                when = "when the block ended" if ended else f"after {timeout:g} s"
                 raise TimeoutError(self._missing(tasks, when, submitted, pending))
             time.sleep(_LOOK)
 
@@ -105,9 +104,6 @@ class Captured(Spans):
                 said += "; a worker is another process: use capture(listen=True)"
         return said
 
-    def _end(self) -> None:
-        self._ended = True
-
 
 class _Processor(SpanProcessor):
     """Keeps what ends, in this process alone: a forked child has a copy that does nothing."""
@@ -122,6 +118,10 @@ class _Processor(SpanProcessor):
 
     def shutdown(self) -> None:
         self._process = None
+
+    @property
+    def ended(self) -> bool:
+        return self._process is None
 
     def spans(self) -> list[Span]:
         return [_read(span) for span in self._kept.copy()]
@@ -252,17 +252,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@contextmanager
-def _listening(port: int) -> Iterator[Receiver]:
-    receiver = Receiver(port=port)
+def _listen(undo: ExitStack, port: int) -> Receiver:
     try:
-        receiver.__enter__()
+        return undo.enter_context(Receiver(port=port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise NotebookError(
             f"cannot listen on port {port}: {reason}; leave out `port` for any free one"
         ) from None
-    try:
-        yield receiver
-    finally:
-        receiver.__exit__(None, None, None)

@@ -94,7 +94,7 @@ def _row(row: Row, axis: Axis, colour: str) -> str:
     error = ' style="color:#d1293d"' if span.status == "ERROR" else ""
     return (
         f"<tr><td {_LEFT}><details><summary><code>{guide}</code>{_text(span.name)}</summary>"
-        f"<small>{known}</small></details></td>"
+        f'<small style="white-space:normal;overflow-wrap:break-word">{known}</small></details></td>'
         f'<td width="40%">{_coloured_bar(span, axis, colour)}</td>'
         f"<td {_LEFT}>{duration(span.end - span.start)}</td>"
         f'<td {_LEFT}><b style="color:{colour}">{_text(span.service)}</b></td>'
