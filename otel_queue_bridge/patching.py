@@ -270,7 +270,7 @@ class Patches:
             return original, classmethod(advised.around_method(original.__func__, bind))
         if not isinstance(owner, type):
             return original, advised.around(original)
-        if not hasattr(type(original), "__get__"):  # a C function, say, is not bound to an instance
+        if not _is_bound(original):
             return original, staticmethod(advised.around(original))
         return original, advised.around_method(original)
 
@@ -569,6 +569,13 @@ def _check(function: Any) -> None:
         raise UnsuitableTargetError(f"a {type(function).__name__} and no function")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise UnsuitableTargetError("a generator function, whose body runs after the call")
+
+
+def _is_bound(found: object) -> bool:
+    """Tell whether a class binds this to its instances: a C function is not bound, say."""
+    # `functools.partial` of 3.13 has a `__get__` that only warns of the one that 3.14 has.
+    unbound = isinstance(found, partial) and sys.version_info < (3, 14)
+    return hasattr(type(found), "__get__") and not unbound
 
 
 def _coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from otel_queue_bridge.testing.contract import AdapterContract
-from otel_queue_bridge.testing.rig import Library
+from otel_queue_bridge.testing.rig import Library, Rig
 from tests.fastworker import ControlPlane, Mute
 
 APP = "tests.contract.apps.fastworker_app"
@@ -50,3 +50,9 @@ class TestFastWorker(AdapterContract):
         "a_worker_that_is_told_to_stop_has_exported_all": "likewise; see tests/brokers",
         **({"delay": "0.1.1 has no planned start"} if OLD else {}),
     }
+
+    def test_a_worker_that_runs_a_task_is_busy(self, rig: Rig) -> None:
+        # A subworker of 0.3.0 that had two tasks at once may have lost a reply (`Worker.
+        # _execute_and_respond`). The control plane waits for it: to it, that subworker is busy.
+        rig.stop()
+        super().test_a_worker_that_runs_a_task_is_busy(rig)
