@@ -92,8 +92,8 @@ def _components(collector: Any) -> Iterator[str]:
         for name in used ^ collector[kind].keys():
             yield f"{kind} {name} is only used, or only defined"
     for name, pipeline in pipelines.items():
-        if (pipeline["processors"][0], pipeline["processors"][-1]) != ("memory_limiter", "batch"):
-            yield f"the processors of {name} are in the wrong order"
+        if pipeline["processors"][0] != "memory_limiter":
+            yield f"the memory of {name} is limited too late"
 
 
 def _sampling(collector: Any, services: Any) -> Iterator[str]:
@@ -233,8 +233,8 @@ PIPELINES = ("collector", "service", "pipelines")
 POLICIES = ("collector", "processors", "tail_sampling", "policies")
 WRONG = {
     "an exporter that is not defined": _set(["otlp"], *PIPELINES, "traces", "exporters"),
-    "batches before sampling": _set(
-        ["memory_limiter", "batch", "tail_sampling"], *PIPELINES, "traces", "processors"
+    "memory that is limited too late": _set(
+        ["tail_sampling", "memory_limiter"], *PIPELINES, "traces", "processors"
     ),
     "a policy of another type": _set("latency", *POLICIES, 2, "type"),
     "a policy to drop of another type": _set(

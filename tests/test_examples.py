@@ -25,6 +25,30 @@ def run(processes: Processes, example: str, *arguments: str, **env: str) -> str:
     return process.log()
 
 
+KILLED = """
+import time
+from pathlib import Path
+from otel_queue_bridge.testing.processes import Processes
+
+with Processes(Path()) as processes:
+    # Without our mark in its environment, like Valkey, which writes over it.
+    print("started", processes.start("other", ["env", "-i", "sleep", "600"]).pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a look at all processes takes /proc")
+def test_what_a_killed_example_has_started_ends(processes: Processes, tmp_path: Path) -> None:
+    process = processes.start(
+        "example", [sys.executable, "-c", KILLED], cwd=tmp_path, ready="started"
+    )
+    process.wait_for("\n")
+    command = Path("/proc", process.log().split()[1], "cmdline")
+    assert command.read_bytes()
+    process.lose_power()
+    wait_until(lambda: not command.exists() or not command.read_bytes())
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_log_lines_of_every_pool_name_their_trace(processes: Processes, pool: str) -> None:
     log = run(processes, "log_correlation", "-P", pool)

@@ -29,7 +29,7 @@ T = TypeVar("T")
 # Everything that is started carries this variable, and so does all that comes of it: also an RQ
 # work-horse, which leaves its process group, and what has lost its parent.
 MARK = "STARTED_BY_TEST_RUN"
-RUN = uuid.uuid4().hex
+RUN = os.environ.get(MARK, "") + uuid.uuid4().hex  # a run inside of another carries its mark, too
 PROC = Path("/proc")
 BIN = Path(sys.executable).parent
 _numbers = itertools.count()
@@ -103,7 +103,11 @@ def _signal(pids: set[int], number: int) -> bool:
 def _reaper() -> subprocess.Popen[bytes]:
     """Start what cleans up behind a killed test run: it reads our sessions, and ends with us."""
     command = [sys.executable, __file__, RUN]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
+    # Whoever kills all that has our mark must spare it, or nobody would clean up.
+    env = {key: value for key, value in os.environ.items() if key != MARK}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, bufsize=0, start_new_session=True, env=env
+    )
 
 
 def _report(session: int) -> None:
