@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.instrumentation import auto_instrumentation
 from typing_extensions import Self
 
 from otel_queue_bridge.otlp import Point, Receiver, Span
@@ -39,6 +40,8 @@ NOWHERE = 1
 """A port on which nobody listens."""
 TRANSPORT = "nng.req_reply"
 """Spans that only FastWorker has, beside the steps that all have."""
+INSTRUMENT = str(Path(auto_instrumentation.__file__).parent)
+"""What `opentelemetry-instrument` puts first into PYTHONPATH, and OpenTelemetry's operator too."""
 PATIENCE = float(os.environ.get("CONTRACT_LIMIT", LIMIT))
 """Seconds to wait for what is to be exported, once all that it takes has happened."""
 
@@ -392,20 +395,20 @@ class Rig:
     # Starting processes
 
     def _command(self, mode: str, command: Sequence[str]) -> list[str]:
-        instrument = [] if mode == "off" else [str(BIN / "opentelemetry-instrument")]
         if mode == "auto" and command:
             program = sys.executable if command[0] == "python" else str(BIN / command[0])
-            return [*instrument, program, *command[1:]]
+            return [program, *command[1:]]
         if tuple(command[:2]) == ("python", "-m"):
             command = command[2:]
         elif command:
             command = [self.library.module or command[0], *command[1:]]
         mode = "early" if mode == "off" else mode
         start = [sys.executable, "-m", "otel_queue_bridge.testing.modes"]
-        return [*instrument, *start, mode, self.library.app, *command]
+        return [*start, mode, self.library.app, *command]
 
     def _env(self, mode: str, service: str, variables: Mapping[str, str]) -> dict[str, str]:
-        path = [str(self._home), os.environ.get("PYTHONPATH", "")]
+        instrument = "" if mode == "off" else INSTRUMENT
+        path = [instrument, str(self._home), os.environ.get("PYTHONPATH", "")]
         env = {
             "CONTRACT_BROKER": self.library.nowhere
             if mode == "unreachable"
