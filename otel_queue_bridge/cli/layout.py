@@ -1,8 +1,7 @@
-"""Decide where each span of a trace is drawn, in the terminal and on the page alike."""
+"""Decide what is drawn beside each span of a trace, in the terminal and on the page alike."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,15 +13,6 @@ if TYPE_CHECKING:
     from otel_queue_bridge.otlp import Span
 
 _UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3))
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One span in the tree; `guide` holds the branches drawn in front of its name, like `├─ `."""
-
-    span: Span
-    depth: int
-    guide: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +34,6 @@ class Axis:
     def position(self, time: float) -> float:
         """Return where a time lies on the axis, from 0 (begin) to 1 (end)."""
         return min(max((time - self.begin) / self.length, 0.0), 1.0)
-
-
-def rows(spans: Sequence[Span]) -> list[Row]:
-    """Order spans as a tree, siblings by start; a span whose parent is absent is a root."""
-    known = {(span.trace_id, span.span_id) for span in spans}
-    children: dict[tuple[str, str], list[Span]] = defaultdict(list)
-    for span in sorted(spans, key=lambda span: span.start):
-        parent = (span.trace_id, span.parent_id)
-        children[parent if parent in known else ("", "")].append(span)
-
-    placed: list[Row] = []
-    # We keep a stack, since traces can be deeper than Python's recursion. The second field is
-    # what is drawn to the left of the row's children.
-    waiting = [(Row(span, 0, ""), "") for span in reversed(children.pop(("", ""), []))]
-    while waiting or children:
-        if not waiting:  # only circles are left: spans that name each other as parent
-            waiting = [(Row(span, 0, ""), "") for span in children.pop(next(iter(children)))]
-        row, indent = waiting.pop()
-        placed.append(row)
-        below = children.pop((row.span.trace_id, row.span.span_id), [])
-        for span in reversed(below):
-            branch, trunk = ("└─ ", "   ") if span is below[-1] else ("├─ ", "│  ")
-            waiting.append((Row(span, row.depth + 1, indent + branch), indent + trunk))
-    return placed
 
 
 def services(spans: Sequence[Span]) -> list[str]:

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_queue_bridge.cli.layout import duration
-from otel_queue_bridge.cli.tree import printable, trace_tree
+from otel_queue_bridge.cli.tree import trace_tree
 from otel_queue_bridge.otlp import read_spans
+from otel_queue_bridge.otlp.tree import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

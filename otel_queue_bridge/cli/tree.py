@@ -8,7 +8,8 @@ from rich.bar import Bar
 from rich.table import Table
 from rich.text import Text
 
-from otel_queue_bridge.cli.layout import Axis, duration, remarks, rows, services
+from otel_queue_bridge.cli.layout import Axis, duration, remarks, services
+from otel_queue_bridge.otlp.tree import printable, rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,10 +45,3 @@ def trace_tree(spans: Sequence[Span]) -> Table:
             Text(printable(", ".join(remarks(span))), "red" if span.status == "ERROR" else "dim"),
         )
     return table
-
-
-def printable(text: str) -> str:
-    # A name from outside could hold control sequences for the terminal.
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )

@@ -7,12 +7,14 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from otel_queue_bridge.cli.layout import Axis, Row, duration, remarks, rows, services, waited
+from otel_queue_bridge.cli.layout import Axis, duration, remarks, services, waited
+from otel_queue_bridge.otlp.tree import rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from otel_queue_bridge.otlp import Span
+    from otel_queue_bridge.otlp.tree import Row
 
 _COLOURS = ("#4c82ee", "#e0862b", "#23a28e", "#9a6cf0", "#e0609b", "#8f9f30", "#3aa0c9", "#b5794a")
 
