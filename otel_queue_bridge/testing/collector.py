@@ -30,7 +30,7 @@ class SharedReceiver(Receiver):
 class QueueCollector(QueueSpans):
     """The spans of one test, of its process and of others that were started with `env`."""
 
-    _patience = 30.0
+    _patience = 60.0
 
     def __init__(self, own: QueueSpans, receiver: SharedReceiver) -> None:
         super().__init__(receiver, own.tracer_provider, own.exporter)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# In a forked child a provider of the SDK (1.45) uses a pool of threads (`Resource`). Had that been
+# imported after the provider was made, the child would wait for its lock for ever.
+import concurrent.futures.thread  # noqa: F401
 from collections import defaultdict
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
