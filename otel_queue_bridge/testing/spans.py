@@ -89,10 +89,9 @@ class QueueSpans:
 
         seconds = self._patience if timeout is None else timeout
         if not self._within(seconds, lambda: len(runs()) >= count):
-            what = f"task {task!r}" + (f" with status {status!r}" if status else "")
-            raise TimeoutError(
-                self._told(f"{len(runs())} of {count} runs of {what} ended within {seconds:g} s")
-            )
+            which = f"task {task!r}" + (f" with status {status!r}" if status else "")
+            ended = f"{len(runs())} of {count} runs of {which} ended"
+            raise TimeoutError(self._told(ended, seconds))
         return runs()
 
     def assert_traced(self, *, parent: str, task: str, timeout: float | None = None) -> None:
@@ -120,7 +119,7 @@ class QueueSpans:
                 reason = f"no span {parent!r} ended"
             else:
                 reason = f"no run of task {task!r} belongs to the span {parent!r}"
-            raise AssertionError(self._told(f"{reason} within {seconds:g} s"))
+            raise AssertionError(self._told(reason, seconds))
 
     def tree(self) -> str:
         """Return the spans as a text that is the same for each run of the same test.
@@ -137,8 +136,9 @@ class QueueSpans:
             return False
         return True
 
-    def _told(self, reason: str) -> str:
-        return f"{reason}{self._hint()}\n\n{self.tree()}"
+    def _told(self, reason: str, seconds: float) -> str:
+        waited = f" within {seconds:g} s" if seconds else ""
+        return f"{reason}{waited}{self._hint()}\n\n{self.tree()}"
 
     def _hint(self) -> str:
         return ""
