@@ -398,22 +398,22 @@ def recording_with(
     What is instrumented already keeps its other options; if nothing is, all that is installed is
     instrumented. The value is what was instrumented before.
     """
-    with _lock:
-        before = instrumented()
-        uninstrument()
-        wanted = load()
-        found = _installed.get(wanted.queues)
-        if not before and found is None:
-            instrument(tracer_provider=tracer_provider, meter_provider=meter_provider)
-            _installed[wanted.queues] = tuple(_bridges)
-        for queue in before or found or ():
-            config = dataclasses.replace(
-                before.get(queue, wanted),
-                tracer_provider=tracer_provider,
-                meter_provider=meter_provider,
-            )
-            _instrumentor(queue).set_up(config)
+    before = instrumented()
     try:
+        with _lock:
+            uninstrument()
+            wanted = load()
+            found = _installed.get(wanted.queues)
+            if not before and found is None:
+                instrument(tracer_provider=tracer_provider, meter_provider=meter_provider)
+                _installed[wanted.queues] = tuple(_bridges)
+            for queue in before or found or ():
+                config = dataclasses.replace(
+                    before.get(queue, wanted),
+                    tracer_provider=tracer_provider,
+                    meter_provider=meter_provider,
+                )
+                _instrumentor(queue).set_up(config)
         yield before
     finally:
         with _lock:

@@ -50,6 +50,7 @@ class QueueSpans:
     ) -> None:
         self._receiver = receiver
         self.exporter = exporter
+        """For a provider of the app's that is not the global one: that one is seen as it is."""
         self.tracer_provider = tracer_provider
         """For instrumentations that take a provider, so that their spans are here, too."""
 
@@ -163,6 +164,7 @@ def recording() -> Iterator[QueueSpans]:
             yield QueueSpans(receiver, provider, exporter)
     finally:
         others.leave()
+        exporter.receivers.clear()  # for what may still have it
         provider.shutdown()
         meter_provider.shutdown()
 
@@ -172,10 +174,8 @@ class Exporter(SpanExporter):
 
     def __init__(self, *receivers: Receiver) -> None:
         self.receivers = list(receivers)
-        self.exports = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.exports += 1
         request = encode_spans(spans)
         for receiver in self.receivers:
             receiver.keep(request)
@@ -203,14 +203,12 @@ class _Others(SpanProcessor):
 
     def leave(self) -> None:
         for provider, processor in self._joined:
-            # The SDK (1.45) has no public way to remove one.
-            together = provider._active_span_processor  # noqa: SLF001
-            with together._lock:  # noqa: SLF001
-                together._span_processors = tuple(  # noqa: SLF001
-                    one
-                    for one in together._span_processors  # noqa: SLF001
-                    if one is not processor
-                )
+            # The SDK (1.45) has no public way to remove one, and others' providers may have none.
+            together = getattr(provider, "_active_span_processor", None)
+            if together is not None:
+                with together._lock:  # noqa: SLF001
+                    kept = [one for one in together._span_processors if one is not processor]  # noqa: SLF001
+                    together._span_processors = tuple(kept)  # noqa: SLF001
 
 
 def origins(span: Span) -> set[tuple[str, str]]:
