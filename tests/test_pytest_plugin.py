@@ -8,7 +8,9 @@ import pytest
 
 from tests.servers import LIMIT
 
-ARGUMENTS = ("-p", "no:cacheprovider", "-W", "error")
+ARGUMENTS = ("-W", "error", "-p", "no:cacheprovider")
+# Plugins that users may not have, and that take long to import.
+ARGUMENTS += ("-p", "no:anyio", "-p", "no:benchmark", "-p", "no:hypothesispytest")
 
 
 @pytest.fixture
@@ -341,7 +343,8 @@ import os
 from shop import pack, ship
 
 
-def test_nobody_has_exported(queue_collector):
+def test_nobody_has_exported(queue_collector, monkeypatch):
+    monkeypatch.setattr("opentelemetry.sdk.trace.time_ns", lambda: 1)  # a test may set the clock
     ship()
     queue_collector.wait(task="shop.ship", timeout=0.01)
 
