@@ -429,17 +429,18 @@ def test_it_can_be_left_out(run):
     result.stdout.fnmatch_lines(["E *fixture 'queue_spans' not found"])
 
 
-def test_pytest_has_nothing_to_warn_of_when_we_are_imported_first(run):
-    names = '"otel_queue_bridge", "otel_queue_bridge.testing"'
-    result = run(
-        conftest=f"import pytest, otel_queue_bridge\npytest.register_assert_rewrite({names})",
-        test_shop="""
-            def test(pytestconfig):
-                import otel_queue_bridge.testing.contract as contract
-
-                assert "AssertionRewritingHook" in type(contract.__loader__).__name__
-        """,
+def test_pytest_has_nothing_to_warn_of_when_we_are_imported_first(pytester):
+    pytester.makeconftest(
+        "import pytest\npytest.register_assert_rewrite('otel_queue_bridge.testing')"
     )
+    pytester.makepyfile("""
+        def test_the_contract_is_rewritten():
+            import otel_queue_bridge.testing.contract as contract
+
+            assert "AssertionRewritingHook" in type(contract.__loader__).__name__
+    """)
+    code = "import otel_queue_bridge.testing, pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+    result = pytester.run(sys.executable, "-c", code, *ARGUMENTS, timeout=4 * LIMIT)
     assert result.parseoutcomes() == {"passed": 1}, told(result)
 
 
