@@ -3,7 +3,7 @@
 docs/testing.md explains the fixtures, `queue_spans` and `queue_collector`; for the contract see
 `contract`, `rig` and `tasks`, and docs/adapters.md. Nothing is imported before it is needed.
 
-PYTEST_DONT_REWRITE: our plugin is imported before a conftest.py can ask pytest to rewrite the
+PYTEST_DONT_REWRITE: our plugin may be imported before a conftest.py asks pytest to rewrite the
 contract's assertions, and pytest would warn of that. It rewrites those nevertheless.
 """
 
