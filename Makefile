@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
 #   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and the benchmarks
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-rq2.0 test-rq2 host-suites check recipes docs dashboards dist newest bench bench-worker bench-growth bench-latency bench-view
+.PHONY: demo test test-lowest test-fastworker0.1 test-rq2.0 test-rq2 host-suites check recipes docs dashboards dist newest bench bench-worker bench-growth bench-latency bench-view
 
 BIN := .venv/bin
 
@@ -34,20 +34,32 @@ AT_ONCE := --numprocesses=4 --dist=loadscope --no-loadscope-reorder
 test: .venv/installed-test
 	@$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
-# Run the contract, but for our options, with the oldest versions that pyproject.toml allows, and FastWorker's
-# tests, because only its oldest version has subworkers that start. The old drivers warn a lot.
-OLD := CONTRACT_SHOWN_BY="the newest versions"
-test-lowest: .venv-lowest/installed
-	@$(OLD) .venv-lowest/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
-		tests/contract tests/brokers/test_fastworker*.py -k "not (rabbitmq or postgresql or SimpleWorker)" $(ARGS)
+# Run what another Python or another version can change: the core and the contract, once for each queue, without the
+# rows that depend on neither. Old drivers warn a lot, and old packages do on a new Python.
+OTHER := CONTRACT_SHOWN_BY="the newest versions"
+WITH := -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings=
+ONCE := -k "not (rabbitmq or postgresql or SimpleWorker)"
+CORE := $(wildcard $(foreach name,aggregations bridge config failures fork* instrument* lifecycle metrics operation \
+	overrides patch* propagation relay* semconv spans traces tracing,tests/test_$(name).py))
 
-# Run RQ's tests with its first version, and with the last before 3.
+# Run them on another Python: `make test-python3.13`.
+test-python3.%: .venv-python3.%/installed
+	@$(OTHER) .venv-python3.$*/bin/python $(WITH) $(ONCE) tests/contract $(CORE) $(ARGS)
+
+# Run the contract with the oldest versions that pyproject.toml allows, on the oldest Python that is there.
+test-lowest: .venv-lowest/installed
+	@$(OTHER) .venv-lowest/bin/python $(WITH) $(ONCE) tests/contract $(ARGS)
+
+# Run FastWorker's tests with its first version, the only one whose subworkers start.
+test-fastworker0.1: .venv-fastworker0.1/installed
+	@$(OTHER) .venv-fastworker0.1/bin/python $(WITH) tests/brokers/test_fastworker*.py \
+		tests/contract/test_fastworker.py $(ARGS)
+
+# Run RQ's tests with its first version, and on 3.11 with the last before 3, where the other queues have their newest.
 test-rq2.0: .venv-rq2.0/installed
-	@.venv-rq2.0/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
-		tests/brokers/test_rq*.py $(ARGS)
+	@.venv-rq2.0/bin/python $(WITH) tests/brokers/test_rq*.py $(ARGS)
 test-rq2: .venv-rq2/installed
-	@$(OLD) .venv-rq2/bin/python -W ignore -m pytest $(AT_ONCE) --override-ini=filterwarnings= \
-		tests/brokers/test_rq*.py tests/contract/test_rq.py $(ARGS)
+	@$(OTHER) .venv-rq2/bin/python $(WITH) $(ONCE) tests/brokers/test_rq*.py tests/contract $(CORE) $(ARGS)
 
 # Run the tests of queue libraries, out of their source distributions, with us on as off.
 host-suites: .venv-host-suites/installed
@@ -71,18 +83,23 @@ docs: .venv/installed-test
 dashboards: .venv/installed-test
 	@$(BIN)/python -m dashboards
 
-# Build what users download, and try it as they do: alone, in a fresh venv, outside of this folder.
+# Build what users download, and try it as they do: alone, in a fresh venv, outside of this folder; on the oldest
+# Python and on the newest.
 WHEEL := .venv-wheel
+FIRST = $(shell for minor in $(1); do python3.$$minor -c 'import sys; print(sys.executable)' 2>/dev/null && exit; done)
+ENDS = $(or $(sort $(call FIRST,10 11 12 13 14) $(call FIRST,14 13 12 11 10)),$(INTERPRETER))
 dist: .venv/installed-dist
 	@rm -rf dist
 	@said=$$($(BIN)/python -m build --no-isolation 2>&1) || { echo "$$said"; exit 1; }
 	@$(BIN)/twine check --strict dist/*
-	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --clear --upgrade-deps $(WHEEL)
-	@$(WHEEL)/bin/python -m pip install -qq --disable-pip-version-check --no-compile dist/*.whl
-	@cd $(WHEEL) && bin/otel-queue-bridge --help
-	@cd $(WHEEL) && bin/otel-queue-bridge dashboards --out dashboards
-	@$(WHEEL)/bin/python -m pip install -qq --disable-pip-version-check --no-compile "$$(echo dist/*.whl)[demo]"
-	@cd $(WHEEL) && bin/otel-queue-bridge demo $(ARGS)
+	@set -e; for python in $(ENDS); do \
+		echo "Trying the wheel with $$("$$python" -V)"; \
+		PIP_QUIET=2 "$$python" -m venv --clear --upgrade-deps $(WHEEL); \
+		$(WHEEL)/bin/python -m pip install -qq --disable-pip-version-check --no-compile dist/*.whl; \
+		(cd $(WHEEL) && bin/otel-queue-bridge --help && bin/otel-queue-bridge dashboards --out dashboards) >/dev/null; \
+		$(WHEEL)/bin/python -m pip install -qq --disable-pip-version-check --no-compile "$$(echo dist/*.whl)[demo]"; \
+		(cd $(WHEEL) && bin/otel-queue-bridge demo $(ARGS)); \
+	done
 
 # Say which newest releases lie outside what .venv has: a reader of CI's output decides what to do.
 newest: .venv/installed-test
@@ -121,11 +138,21 @@ $(MADE):
 # own dependencies, which are there.
 ARQ := -qq --disable-pip-version-check --no-compile --no-deps 'arq>=0.25,<0.29'
 
-.venv-%/installed: pyproject.toml tests/%.txt | $(MADE)
-	@echo "Installing the versions of tests/$*.txt into .venv-$*"
-	@PIP_QUIET=2 "$(INTERPRETER)" -m venv --clear --upgrade-deps .venv-$*
-	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --group contract -e . -c tests/$*.txt
-	@.venv-$*/bin/python -m pip install $(ARQ) -c tests/$*.txt
+# Which Python each takes, if it is there; else that of .venv.
+.venv-lowest/installed: ON = python3.10
+.venv-rq2/installed: ON = python3.11
+.venv-python3.%/installed: ON = $(patsubst .venv-%/installed,%,$@)
+
+.PRECIOUS: .venv-%/installed
+CONSTRAINTS = $(patsubst %,-c %,$(wildcard tests/$*.txt))
+
+.venv-%/installed: pyproject.toml $(wildcard tests/*.txt) | $(MADE)
+	@python=$$("$(or $(ON),$(INTERPRETER))" -c 'import sys; print(sys.executable)' 2>/dev/null) || \
+		case $* in python*) echo "$* is not there." >&2; exit 1 ;; *) python="$(INTERPRETER)" ;; esac; \
+	echo "Making .venv-$* with $$("$$python" -V)"; \
+	PIP_QUIET=2 "$$python" -m venv --clear --upgrade-deps .venv-$*
+	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --group contract -e . $(CONSTRAINTS)
+	@.venv-$*/bin/python -m pip install $(ARQ) $(CONSTRAINTS)
 	@touch $@
 
 .venv-host-suites/installed: pyproject.toml | $(MADE)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class ByKind(LoadScopeScheduling):
-    """Let each kind of worker have its own process for the contract: it takes a minute or two."""
+    """Let each kind of worker, and each example, have its own process: it takes its time."""
 
     def _split_scope(self, nodeid: str) -> str:
-        kind = re.match(r"tests/contract/.*?\[([^]-]*)", nodeid)
+        kind = re.match(r"tests/(?:contract/|test_examples).*?\[([^]-]*)", nodeid)
         return super()._split_scope(nodeid) + (kind[1] if kind else "")
 
 

@@ -31,7 +31,9 @@ ROWS = [
     {"greenlets"},
     {"bridge"},
     {"instrumentor"},
+    {"layout"},
     {"testing", "view"},
+    {"notebook"},
     {"cli"},
     {"__main__"},
 ]
@@ -79,10 +81,10 @@ def allowed(module: str, target: str) -> bool:
         # An adapter that is a folder consists of parts.
         folder = f"adapters.{part.partition('.')[0]}"
         return target.startswith("adapter.") or f"{target}.".startswith(f"{folder}.")
-    if own == top and own in {"cli", "forks", "otlp", "testing", "view"}:
+    if own == top and own in {"cli", "forks", "notebook", "otlp", "testing", "view"}:
         return True
     if own == "otlp" or top == "otlp":  # it stands alone, and serves what is no part of the core
-        return own in {"cli", "testing", "view"}
+        return own in {"cli", "layout", "notebook", "testing", "view"}
     if own == "testing" and not target:  # the kit switches us on and off as a user does
         return True
     # The package itself offers what is below `testing`.
@@ -134,6 +136,8 @@ def test_every_module_has_its_place():
         ("adapters.celery", "from otel_queue_bridge.adapters.rq import adapter"),
         ("patching", "try:\n    from kombu import Connection\nexcept ImportError:\n    pass"),
         ("testing", "from otel_queue_bridge.cli import demo"),
+        ("layout", "from otel_queue_bridge.view import Queues"),
+        ("notebook.draw", "from otel_queue_bridge.cli.waterfall import waterfall"),
         ("otlp", "from otel_queue_bridge.semconv import TASK_NAME"),
         ("", "from otel_queue_bridge.cli import main"),
     ],

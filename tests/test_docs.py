@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from otel_queue_bridge.cli import COMMANDS
 from otel_queue_bridge.config import ABOUT, OPTIONS, VARIABLE, unknown_variables
 from tests.servers import LIMIT
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
+SITE = sorted(ROOT.glob("docs/**/*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *SITE, *sorted(ROOT.glob("examples/**/*.md"))]
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 COMMAND = r"(?:\$ |`)otel-queue-bridge ([a-z]+)((?: --[\w-]+)*)"
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
@@ -71,6 +73,25 @@ def test_our_variables_and_commands_exist(page: Path) -> None:
                 timeout=LIMIT,
             ).stdout
             assert all(option in said for option in shlex.split(options))
+
+
+def test_every_example_is_listed() -> None:
+    listed = set(
+        re.findall(r"^\| \[?(\w+)", (ROOT / "examples/README.md").read_text(), re.MULTILINE)
+    )
+    assert {page.parent.name for page in ROOT.glob("examples/*/README.md")} <= listed
+
+
+def in_nav(entry: object) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    parts = entry if isinstance(entry, list) else entry.values()
+    return [page for part in parts for page in in_nav(part)]
+
+
+def test_the_site_has_every_page_once() -> None:
+    nav = in_nav(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(nav) == sorted(str(page.relative_to(ROOT / "docs")) for page in SITE)
 
 
 def test_python_in_the_readme_compiles() -> None:

@@ -1,14 +1,16 @@
 """Each example runs with its one command, shows what its README says, and leaves nothing behind."""
 
 import re
+import subprocess
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests import own_queue
-from tests.servers import Processes, absent, wait_until
+from tests.servers import LIMIT, Processes, absent, wait_until
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -62,30 +64,79 @@ def test_the_signup_of_fastworkers_article_is_one_trace_with_its_metrics(
     ]
 
 
+ROW = re.compile(r"(\W*\w.*?)  .*?[\d.]+ (?:µs|ms|s)  +([\w-]+).*?(ERROR.*)?")
+TRACE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def shown(text: str) -> list[tuple[str, ...]]:
+    """What an example, or its README, shows: of a span its place, its service and its error."""
+    found: list[tuple[str, ...]] = []
+    for line in map(str.rstrip, text.splitlines()):
+        if row := ROW.fullmatch(line):
+            found.append(row.groups(default=""))
+        elif line and not line.startswith("$ "):
+            found.append(tuple(TRACE_ID.sub("…", line).split()))
+    return found
+
+
+def promised(example: str) -> list[tuple[str, ...]]:
+    readme = (EXAMPLES / example / "README.md").read_text()
+    blocks = readme.split("```")[1::2]
+    return shown("".join(block for block in blocks if block.startswith("\n")))
+
+
+@pytest.mark.parametrize(
+    "example",
+    ["celery_beat", "celery_canvas", "dramatiq_retries", "link_instead_of_parent", "rq_jobs"],
+)
+def test_an_example_shows_what_its_readme_says(processes: Processes, example: str) -> None:
+    assert shown(run(processes, example)) == promised(example)
+
+
+def test_a_task_is_submitted_after_djangos_commit(processes: Processes, tmp_path: Path) -> None:
+    # Only here: it would load Django into every process that other tests start.
+    names = [f"opentelemetry-instrumentation-{name}" for name in ("django", "wsgi")]
+    packages = [f"{name}=={version('opentelemetry-instrumentation')}" for name in names]
+    folder = tmp_path / "packages"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    subprocess.run([*pip, *packages], check=True, timeout=LIMIT)
+    output = run(processes, "django_celery", PYTHONPATH=str(folder))
+    assert shown(output) == promised("django_celery")
+
+
 def test_own_queue_follows_an_order_through_a_retry(processes: Processes, tmp_path: Path) -> None:
     package = own_queue.install(tmp_path / "package")
-    *_, tree, metrics = run(processes, "own_queue", PYTHONPATH=str(package)).split("\n\n")
-    row = r"(\W*[\w ]*\w) +\W* [\d.]+ (?:ms|µs|s)  (\w+)"
-    rows = [re.match(row, line) for line in tree.splitlines()]
-    names = ["pack", "pack", "pack", "ship", "ship", "ship", "ship", "ship", "ship"]
-    steps = ["submit", "dispatch", "execute"] * 3
-    assert [(found[1].lstrip(" └─"), found[2]) for found in rows] == [
-        (f"{step} {name}", "web" if number == 0 else "worker")
-        for number, (step, name) in enumerate(zip(steps, names, strict=True))
-    ]
-    assert [found[1].index(step) for found, step in zip(rows, steps, strict=True)] == [
-        3 * depth for depth in range(9)
-    ]
-    assert "ConnectionError" in tree
-    readme = (EXAMPLES / "own_queue" / "README.md").read_text()
-    assert [line.split() for line in metrics.splitlines()] == [
-        line.split() for line in re.findall(r"^task\..*", readme, re.MULTILINE)
-    ]
+    output = run(processes, "own_queue", PYTHONPATH=str(package))
+    assert shown(output) == promised("own_queue")
 
 
 def test_own_queues_adapter_is_as_short_as_it_says() -> None:
     lines = own_queue.ADAPTER.read_text().splitlines()
     assert len([line for line in lines if line.strip()]) <= 70
+
+
+def test_the_process_of_fastapi_and_celery_is_one_trace_with_its_figures(
+    processes: Processes,
+) -> None:
+    *_, good, bad, figures = run(processes, "fastapi_celery").split("\n\n")
+    time = r"[\d.]+ (?:ms|µs|s)"
+    row = rf"(\W*[\w./ ]*\w) +\W* {time}  (\w+) *(?:waited {time})?,? *(.*?) *$"
+    expected = [
+        ("GET /process", "web"),
+        ("├─ numpy.compute", "web"),
+        ("└─ submit main.background_task", "web"),
+        ("   └─ dispatch main.background_task", "worker"),
+        ("      └─ execute main.background_task", "worker"),
+        ("         └─ pandas.compute", "worker"),
+    ]
+    for tree, errors in ((good, ["", ""]), (bad, ["ERROR ValueError", "ERROR"])):
+        rows = [re.match(row, line).groups() for line in tree.splitlines()]
+        assert [found[:2] for found in rows] == expected
+        assert [found[2] for found in rows] == ["", "", "", "", *errors]
+    p95, errors, depth = figures.splitlines()
+    assert re.fullmatch(r"p95 of the duration +[\d.]+ ms  of 10 runs", p95)
+    assert errors.split() == ["error", "rate", "20", "%", "2", "tasks", "failed"]
+    assert re.fullmatch(r"queue depth +0     it was \d+ at most", depth)
 
 
 def pytest_of(

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from otel_queue_bridge.cli.layout import duration
 from otel_queue_bridge.cli.tree import trace_tree
 from otel_queue_bridge.cli.waterfall import waterfall
+from otel_queue_bridge.layout import duration, rows
 from otel_queue_bridge.otlp import Event, Link, Span
-from otel_queue_bridge.otlp.tree import rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

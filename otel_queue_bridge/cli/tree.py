@@ -8,8 +8,7 @@ from rich.bar import Bar
 from rich.table import Table
 from rich.text import Text
 
-from otel_queue_bridge.cli.layout import Axis, duration, remarks, services
-from otel_queue_bridge.otlp.tree import printable, rows
+from otel_queue_bridge.layout import Axis, duration, printable, remarks, rows, services
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

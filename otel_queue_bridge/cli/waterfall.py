@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from otel_queue_bridge.cli.layout import Axis, duration, remarks, services, waited
-from otel_queue_bridge.otlp.tree import rows
+from otel_queue_bridge.layout import (
+    Axis,
+    Row,
+    coloured,
+    duration,
+    facts,
+    remarks,
+    rows,
+    summary,
+    waited,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from otel_queue_bridge.otlp import Span
-    from otel_queue_bridge.otlp.tree import Row
-
-_COLOURS = ("#4c82ee", "#e0862b", "#23a28e", "#9a6cf0", "#e0609b", "#8f9f30", "#3aa0c9", "#b5794a")
 
 _STYLE = """
 :root { --paper: #fff; --ink: #1b1f27; --faint: #667085; --line: #e6e8ec; --hover: #f5f6f8;
@@ -79,12 +84,9 @@ def waterfall(spans: Sequence[Span]) -> str:
     All text from outside is escaped, and the page is not allowed to load anything.
     """
     axis = Axis.of(spans)
-    colours = dict(zip(services(spans), _COLOURS * len(spans), strict=False))
+    colours = coloured(spans)
     drawn = rows(spans)
     title = drawn[0].span.name if drawn else "No spans"
-    traces = list(dict.fromkeys(row.span.trace_id for row in drawn))
-    facts = [_count(len(spans), "span"), _count(len(colours), "service"), duration(axis.length)]
-    facts.append(f"trace {traces[0]}" if len(traces) == 1 else _count(len(traces), "trace"))
     legend = (
         f'<li style="--colour:{colour}">{escape(service or "unnamed")}</li>'
         for service, colour in colours.items()
@@ -107,7 +109,7 @@ def waterfall(spans: Sequence[Span]) -> str:
 <body style="--tick:{_percent(tick / axis.length)}">
 <header>
 <h1>{escape(title)}</h1>
-<p>{" · ".join(map(escape, facts))}</p>
+<p>{" · ".join(map(escape, summary([row.span for row in drawn])))}</p>
 <ul>{"".join(legend)}</ul>
 </header>
 <main>
@@ -127,13 +129,13 @@ def _row(row: Row, axis: Axis, colour: str) -> str:
     bars = _bar("bar failed" if span.status == "ERROR" else "bar", axis, span.start, span.end)
     if wait := waited(span):
         bars = _bar("wait", axis, span.start - wait, span.start) + bars
-    facts = "".join(f"<dt>{escape(name)}<dd>{escape(value)}" for name, value in _facts(span))
+    said = "".join(f"<dt>{escape(name)}<dd>{escape(value)}" for name, value in facts(span))
     return f"""<details style="--depth:{row.depth};--colour:{colour}">
 <summary><div class="label"><div class="name">{escape(span.name)}</div>
 <div class="note">{notes}</div></div>
 <div class="track">{bars}</div>
 <div class="time">{duration(span.end - span.start)}</div></summary>
-<dl>{facts}</dl>
+<dl>{said}</dl>
 </details>
 """
 
@@ -145,28 +147,6 @@ def _bar(kind: str, axis: Axis, start: float, end: float) -> str:
     return f'<div class="{kind}" style="--from:{_percent(begin)};--width:{_percent(width)}"></div>'
 
 
-def _facts(span: Span) -> Iterable[tuple[str, str]]:
-    """Yield everything else that is known about a span, as names and values."""
-    if span.status_message:
-        yield "status", span.status_message
-    yield from _texts(span.attributes)
-    for event in span.events:
-        yield f"event {event.name}", f"after {duration(event.time - span.start)}"
-        yield from _texts(event.attributes)
-    for link in span.links:
-        yield "link", f"trace {link.trace_id} span {link.span_id}"
-        yield from _texts(link.attributes)
-    yield "span", span.span_id
-    yield "parent", span.parent_id or "none"
-    yield "trace", span.trace_id
-    yield "scope", f"{span.scope} {span.scope_version}"
-
-
-def _texts(attributes: Mapping[str, object]) -> Iterable[tuple[str, str]]:
-    for name, value in sorted(attributes.items()):
-        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _tick(length: int) -> int:
     """Choose 1, 2 or 5 of a decimal unit so that about five ticks fit into `length`."""
     unit = 10.0 ** math.floor(math.log10(length / 5))
@@ -175,7 +155,3 @@ def _tick(length: int) -> int:
 
 def _percent(share: float) -> str:
     return f"{share * 100:.2f}%"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -23,8 +23,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from otel_queue_bridge import semconv
 from otel_queue_bridge.adapter import Status
 from otel_queue_bridge.instrumentor import recording_with
+from otel_queue_bridge.layout import printable, rows
 from otel_queue_bridge.otlp import Receiver
-from otel_queue_bridge.otlp.tree import printable, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -271,6 +271,7 @@ class Queues:
             "submitted_per_s": total.submitted / WINDOW,
             "submitted": total.submitted,
             "completed": total.completed,
+            "failed": total.failed,
             "wait_p50_ms": quantile(total.wait, 0.5),
             "wait_p95_ms": quantile(total.wait, 0.95),
             "run_p50_ms": quantile(total.run, 0.5),
