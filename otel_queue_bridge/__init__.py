@@ -1,4 +1,8 @@
-"""One trace and the same metrics through every Python task queue."""
+"""One trace and the same metrics through every Python task queue.
+
+PYTEST_DONT_REWRITE: where `opentelemetry-instrument` starts pytest, we are imported before our
+plugin is, and pytest would warn of that.
+"""
 
 from __future__ import annotations
 

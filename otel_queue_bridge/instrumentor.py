@@ -7,6 +7,7 @@ The adapters, bundled or a stranger's, are found by the entry-point group
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -32,9 +33,11 @@ from otel_queue_bridge.config import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from importlib.metadata import EntryPoint
 
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
     from typing_extensions import Unpack
 
     from otel_queue_bridge.adapter import Adapter, BuiltIn
@@ -50,6 +53,9 @@ _REPLACED = (
 )
 _LEFT = "%s is left to %s, as conflicts=yield wants it"
 
+
+_installed: dict[tuple[str, ...] | None, tuple[str, ...]] = {}
+"""What `recording_with` has found, by the option `queues`: tests ask for it one after the other."""
 
 _bridges: dict[str, Bridge] = {}
 """What is instrumented now, by queue."""
@@ -150,24 +156,30 @@ class QueueInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             if self.queue not in config.queues and not on:
                 return
         rivals = [rival for rival in adapter.rivals if _instrumented(rival)]
-        built_in = adapter.built_in
-        if built_in is not None and not holds(built_in.variable, built_in.values):
-            built_in = None
+        built_in = _built_in(adapter)
         if config.conflicts == "yield" and (rivals or built_in):
             other = rivals[0] if rivals else _shown(built_in)
             _logger.warning(_LEFT, self.queue, other)
             return
-        gaps = None
-        untested = versions.conflict(adapter)
-        if isinstance(untested, versions.Untested):
-            if not config.untested_versions:
+        if not config.untested_versions:
+            untested = versions.conflict(adapter)
+            if isinstance(untested, versions.Untested):
                 _refuse(adapter, untested)
                 return
+        self.set_up(config)
+
+    def set_up(self, config: Config) -> None:
+        """Instrument it with these very options, whatever the environment says now."""
+        adapter = adapter_named(self.queue)
+        untested = versions.conflict(adapter) if config.untested_versions else None
+        gaps = None
+        if isinstance(untested, versions.Untested):
             gaps = versions.Gaps(adapter, untested)
-        for rival in rivals:  # first of all: else its wrappers would be under ours
-            _replace(rival, self.queue)
+        for rival in filter(_instrumented, adapter.rivals):
+            _replace(rival, self.queue)  # first of all: else its wrappers would be under ours
         _warn_of_unknown_variables()
         _bridges[self.queue] = bridge = Bridge(adapter, config, gaps)
+        built_in = _built_in(adapter)
         if built_in is not None:
             bridge.silence(built_in.functions)
             _logger.warning(_REPLACED, _shown(built_in), self.queue)
@@ -206,6 +218,14 @@ def _refuse(adapter: Adapter, untested: versions.Untested) -> None:
 def _replace(rival: str, queue: str) -> None:
     _instance(rival).uninstrument()
     _logger.warning(_REPLACED, rival, queue)
+
+
+def _built_in(adapter: Adapter) -> BuiltIn | None:
+    """Return the library's own telemetry, if its variable switches it on."""
+    built_in = adapter.built_in
+    if built_in is None or not holds(built_in.variable, built_in.values):
+        return None
+    return built_in
 
 
 def _shown(built_in: BuiltIn | None) -> str:
@@ -336,8 +356,8 @@ def _is_wanted(queue: str, *, others_named: bool) -> bool:
     return conflict is None or isinstance(conflict, versions.Untested)
 
 
-def _check(queues: Iterable[str], place: str) -> None:
-    known = adapters()
+def _check(queues: Collection[str], place: str) -> None:
+    known = adapters() if queues else ()
     for queue in queues:
         if queue not in known:
             raise ConfigError(unknown_queue(queue, known, place))
@@ -367,6 +387,39 @@ def uninstrument(*queues: str) -> None:
             instrumentor = _instrumentor(queue)
             if instrumentor.is_instrumented_by_opentelemetry:
                 instrumentor.uninstrument()
+
+
+@contextlib.contextmanager
+def recording_with(
+    tracer_provider: TracerProvider, meter_provider: MeterProvider
+) -> Iterator[Mapping[str, Config]]:
+    """Record with these providers inside the `with`, and leave everything as it was.
+
+    What is instrumented already keeps its other options; if nothing is, all that is installed is
+    instrumented. The value is what was instrumented before.
+    """
+    before = instrumented()
+    try:
+        with _lock:
+            uninstrument()
+            wanted = load()
+            found = _installed.get(wanted.queues)
+            if not before and found is None:
+                instrument(tracer_provider=tracer_provider, meter_provider=meter_provider)
+                _installed[wanted.queues] = tuple(_bridges)
+            for queue in before or found or ():
+                config = dataclasses.replace(
+                    before.get(queue, wanted),
+                    tracer_provider=tracer_provider,
+                    meter_provider=meter_provider,
+                )
+                _instrumentor(queue).set_up(config)
+        yield before
+    finally:
+        with _lock:
+            uninstrument()
+            for queue, config in before.items():
+                _instrumentor(queue).set_up(config)
 
 
 def instrumented() -> Mapping[str, Config]:

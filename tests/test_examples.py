@@ -161,3 +161,35 @@ def test_the_process_of_fastapi_and_celery_is_one_trace_with_its_figures(
     assert re.fullmatch(r"p95 of the duration +[\d.]+ ms  of 10 runs", p95)
     assert errors.split() == ["error", "rate", "20", "%", "2", "tasks", "failed"]
     assert re.fullmatch(r"queue depth +0     it was \d+ at most", depth)
+
+
+def pytest_of(
+    processes: Processes, folder: Path, *arguments: str, without: str = ""
+) -> tuple[int, str]:
+    """Run the tests of examples/testing in this folder, and its app without this line."""
+    for suffix in ("py", "ini"):
+        for file in (EXAMPLES / "testing").glob(f"*.{suffix}"):
+            (folder / file.name).write_text(file.read_text().replace(without, ""))
+    process = processes.start("testing", [sys.executable, "-m", "pytest", *arguments], cwd=folder)
+    code = process.wait()
+    wait_until(lambda: not process.members(), what="the worker of the tests has ended")
+    return code, process.log()
+
+
+def test_the_tests_of_an_app_pass(processes: Processes, tmp_path: Path) -> None:
+    code, log = pytest_of(processes, tmp_path)
+    assert "3 passed" in log, log
+    assert code == 0
+
+
+def test_a_failing_test_of_an_app_reports_what_its_readme_shows(
+    processes: Processes, tmp_path: Path
+) -> None:
+    arguments = ("--tb=short", "-k", "is_shipped")
+    code, log = pytest_of(processes, tmp_path, *arguments, without="    ship.delay(order)\n")
+    readme = (EXAMPLES / "testing" / "README.md").read_text()
+    report = re.search(r"^test_shop.*?(?=```)", readme, re.DOTALL | re.MULTILINE)[0]
+    error, section = report.split("-" * 33, 1)
+    assert code == 1, log
+    assert error in log
+    assert "-" * 33 + section in log

@@ -140,6 +140,19 @@ class Receiver:
                 )
             return list(self._spans)
 
+    def keep(self, request: Request) -> None:
+        """Add a request to what has arrived: one of this process, say, which need not be sent."""
+        with self._arrived:
+            self._requests.append(request)
+            if isinstance(request, ExportTraceServiceRequest):
+                self._spans += read_spans(request)
+            elif isinstance(request, ExportMetricsServiceRequest):
+                for point in read_points(request):
+                    self._points.append(point)
+                    series = [point.resource, point.metric, point.attributes]
+                    self._latest[json.dumps(series, sort_keys=True)] = point
+            self._arrived.notify_all()
+
     def _answer(self, path: str, headers: Message, body: bytes) -> tuple[int, bytes]:
         """Keep one request; return the status code and body of the response."""
         if self._hang:
@@ -158,14 +171,7 @@ class Receiver:
         with self._arrived:
             self._bodies.append(content)
             if status == HTTPStatus.OK:
-                self._requests.append(request)
-                if isinstance(request, ExportTraceServiceRequest):
-                    self._spans += read_spans(request)
-                elif isinstance(request, ExportMetricsServiceRequest):
-                    for point in read_points(request):
-                        self._points.append(point)
-                        series = [point.resource, point.metric, point.attributes]
-                        self._latest[json.dumps(series, sort_keys=True)] = point
+                self.keep(request)
             self._arrived.notify_all()
         return status, encode(path, kind) if status == HTTPStatus.OK else b""
 

@@ -7,6 +7,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 import otel_queue_bridge
 from otel_queue_bridge.adapter import Task
+from otel_queue_bridge.testing import QueueCollector, QueueSpans
 
 
 def hook(span: Span, task: Task) -> None:
@@ -60,3 +61,20 @@ otel_queue_bridge.uninstrument()
 otel_queue_bridge.uninstrument("celery", "rq")
 version: str = otel_queue_bridge.__version__
 error: type[ValueError] = otel_queue_bridge.ConfigError
+
+
+def test_in_process(queue_spans: QueueSpans) -> None:
+    with queue_spans.span("signup") as span:
+        span.set_attribute("shop.user", "ada")
+    queue_spans.assert_traced(parent="signup", task="shop.welcome")
+    names: list[str] = [
+        run.name for run in queue_spans.wait(task="shop.*", status="retry", count=2)
+    ]
+    provider: TracerProvider = queue_spans.tracer_provider
+    print(queue_spans.tree().splitlines(), names, queue_spans.spans(), provider)
+
+
+def test_worker(queue_collector: QueueCollector, queue_collector_env: dict[str, str]) -> None:
+    env: dict[str, str] = queue_collector.env | queue_collector_env
+    run = queue_collector.wait(task="shop.welcome", timeout=5)[0]
+    print(env, run.attributes["task.status"], run.kind, run.status, run.links)

@@ -2,6 +2,7 @@
 
 import otel_queue_bridge
 from otel_queue_bridge.adapter import Arguments, Hook, Recorder, Task
+from otel_queue_bridge.testing import QueueSpans
 
 otel_queue_bridge.instrument(relatoin="link")  # type: ignore[call-arg]
 otel_queue_bridge.instrument(relation="parent")  # type: ignore[arg-type]
@@ -25,3 +26,9 @@ def advice(recorder: Recorder) -> None:
     recorder.submit(Task("mail", "low", carrier=({}, {})))  # type: ignore[arg-type]
     recorder.watch_workers(lambda: [7])  # type: ignore[list-item]
     recorder.executed(Task("mail", "low"))  # type: ignore[attr-defined]
+
+
+def test(queue_spans: QueueSpans) -> None:
+    queue_spans.wait(status="failed")  # type: ignore[arg-type]
+    queue_spans.assert_traced(task="mail")  # type: ignore[call-arg]
+    queue_spans.env  # type: ignore[attr-defined]  # noqa: B018 - reading it is the mistake
