@@ -158,16 +158,22 @@ class Receiver:
         with self._arrived:
             self._bodies.append(content)
             if status == HTTPStatus.OK:
-                self._requests.append(request)
-                if isinstance(request, ExportTraceServiceRequest):
-                    self._spans += read_spans(request)
-                elif isinstance(request, ExportMetricsServiceRequest):
-                    for point in read_points(request):
-                        self._points.append(point)
-                        series = [point.resource, point.metric, point.attributes]
-                        self._latest[json.dumps(series, sort_keys=True)] = point
+                self.accept(request)
             self._arrived.notify_all()
         return status, encode(path, kind) if status == HTTPStatus.OK else b""
+
+    def accept(self, request: Request) -> None:
+        """Keep a decoded request, also one that has come another way, over gRPC for instance."""
+        with self._arrived:
+            self._requests.append(request)
+            if isinstance(request, ExportTraceServiceRequest):
+                self._spans += read_spans(request)
+            elif isinstance(request, ExportMetricsServiceRequest):
+                for point in read_points(request):
+                    self._points.append(point)
+                    series = [point.resource, point.metric, point.attributes]
+                    self._latest[json.dumps(series, sort_keys=True)] = point
+            self._arrived.notify_all()
 
     def _reject(self, reason: str) -> None:
         with self._arrived:
