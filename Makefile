@@ -1,5 +1,5 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
-#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and the benchmarks
+#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test, soak and the benchmarks
 .NOTPARALLEL:
 .PHONY: demo test test-lowest test-rq2.0 test-rq2 host-suites check recipes docs dashboards dist newest flaky soak bench bench-worker bench-growth bench-latency bench-view
 
@@ -93,6 +93,10 @@ N := 10
 BUSY := 4
 flaky: .venv/installed-test
 	@$(BIN)/python .ci/flaky.py '$(N)' '$(BUSY)' $(ARGS)
+
+# Load workers of every queue while things fail, and compare telemetry with what happened: see docs/reliability.md.
+soak: .venv/installed-test
+	@$(BIN)/python -m soak $(ARGS)
 
 # ARGS=--instructions counts instructions, too; that needs valgrind and takes minutes. ARGS=--gate does only
 # that, and fails where a goal is missed.
