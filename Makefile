@@ -1,7 +1,7 @@
 # Each target sets itself up in .venv; a fresh machine needs only Python, with venv and pip.
-#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test and the benchmarks
+#   PYTHON=...   the interpreter to use       ARGS="..."   more arguments for demo, test, soak and the benchmarks
 .NOTPARALLEL:
-.PHONY: demo test test-lowest test-fastworker0.1 test-rq2.0 test-rq2 host-suites check recipes docs dashboards dist newest bench bench-worker bench-growth bench-latency bench-view
+.PHONY: demo test test-lowest test-fastworker0.1 test-rq2.0 test-rq2 host-suites check recipes docs dashboards dist newest flaky soak bench bench-worker bench-growth bench-latency bench-view
 
 BIN := .venv/bin
 
@@ -104,6 +104,16 @@ dist: .venv/installed-dist
 # Say which newest releases lie outside what .venv has: a reader of CI's output decides what to do.
 newest: .venv/installed-test
 	@$(BIN)/python .ci/newest.py
+
+# Repeat chosen tests beside BUSY other processes: make flaky N=20 ARGS="tests/test_x.py::test_y"
+N := 10
+BUSY := 4
+flaky: .venv/installed-test
+	@$(BIN)/python .ci/flaky.py '$(N)' '$(BUSY)' $(ARGS)
+
+# Load workers of every queue while things fail, and compare telemetry with what happened: see docs/reliability.md.
+soak: .venv/installed-test
+	@$(BIN)/python -m soak $(ARGS)
 
 # ARGS=--instructions counts instructions, too; that needs valgrind and takes minutes. ARGS=--gate does only
 # that, and fails where a goal is missed.

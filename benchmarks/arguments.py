@@ -14,14 +14,15 @@ def add_queues(parser: argparse.ArgumentParser, known: Collection[str]) -> None:
     """Let the user choose some of the queues, separated by commas."""
     everything = tuple(known)
     parser.add_argument(
-        "--queues", type=partial(_chosen, everything), default=everything, help=",".join(known)
+        "--queues", type=partial(chosen, "queue", known), default=everything, help=",".join(known)
     )
 
 
-def _chosen(known: tuple[str, ...], text: str) -> tuple[str, ...]:
-    chosen = tuple(text.split(","))
-    unknown = set(chosen) - set(known)
+def chosen(kind: str, known: Collection[str], text: str) -> tuple[str, ...]:
+    """Return what the user has named, separated by commas."""
+    found = tuple(text.split(","))
+    unknown = set(found) - set(known)
     if unknown:
         names = ", ".join(sorted(unknown))
-        raise argparse.ArgumentTypeError(f"no such queue: {names}; there are {', '.join(known)}")
-    return chosen
+        raise argparse.ArgumentTypeError(f"no such {kind}: {names}; there are {', '.join(known)}")
+    return found

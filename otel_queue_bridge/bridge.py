@@ -174,6 +174,8 @@ class Bridge:
     def execute(
         self, task: Task, *, start_time: int | None = None, measured: bool = False
     ) -> Operation:
+        if not self._on:  # undone while it ran: how it ended was not seen
+            return self._operations.unseen(task)
         return self._operations.execute(task, start_time, measured=measured)
 
     def parent_counts(self) -> bool:
@@ -185,7 +187,8 @@ class Bridge:
     def attempted(
         self, task: Task, outcome: Outcome, *, started: float, duration: float | None
     ) -> None:
-        self._operations.attempted(task, outcome, started, duration)
+        if self._on:
+            self._operations.attempted(task, outcome, started, duration)
 
     def exchange(
         self, name: str, carriers: Sequence[object], attributes: Mapping[str, AttributeValue]

@@ -231,6 +231,12 @@ class Operations:
         origin = self._propagation.origin(task, otel_context.get_current())
         return self._open(semconv.EXECUTE, task, origin, start_time, measured=measured)
 
+    def unseen(self, task: Task) -> Operation:
+        """Open an execute that records nothing."""
+        return Operation(
+            self, semconv.EXECUTE, task, NO_SPAN, otel_context.get_current(), measured=False
+        )
+
     def exchange(
         self, name: str, carriers: Sequence[object], attributes: Mapping[str, AttributeValue]
     ) -> Exchange:

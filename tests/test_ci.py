@@ -147,6 +147,58 @@ def test_whatever_else_is_red(
     assert run.end == []
 
 
+# Tests that are repeated
+
+
+@pytest.fixture
+def flaky(tmp_path: Path):
+    """Return a function that repeats made-up tests; one fails when it first runs."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_made_up.py").write_text(PREAMBLE + FLAKY.format(names=["a b"]))
+
+    def flaky(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, CI / "flaky.py", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
+            capture_output=True,
+            text=True,
+            timeout=5 * LIMIT,  # of what hangs
+            check=False,
+        )
+
+    return flaky
+
+
+def test_a_test_that_fails_now_and_then_is_named_and_its_first_output_kept(flaky, tmp_path: Path):
+    run = flaky("3", "1", "test_made_up.py")
+    assert run.returncode == 1
+    assert run.stdout.splitlines() == [
+        "1 of 3: 1 failed",
+        "2 of 3: passed",
+        "3 of 3: passed",
+        "FLAKY test_made_up.py::test_flaky[a b]: 1 of 3 failed",
+    ]
+    assert run.stderr == "flaky: the first failure's output is in flaky.log\n"
+    assert "assert not first(name)" in (tmp_path / "flaky.log").read_text()
+    assert flaky("1", "0", "test_made_up.py::test_that_always_passes").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("0", "1", "x"), "N has to be a whole number from 1 on, and is '0'"),
+        (("2", "-1", "x"), "BUSY has to be a whole number from 0 on, and is '-1'"),
+        (("2", "0"), 'no test is chosen; ARGS="tests/test_x.py::test_y" chooses one'),
+        (("2", "0", "test_none.py"), "pytest could not run these tests"),
+    ],
+)
+def test_what_cannot_be_repeated_is_one_error(flaky, arguments, error) -> None:
+    run = flaky(*arguments)
+    assert run.returncode == 1
+    assert run.stderr == f"flaky: {error}\n"
+
+
 # What has been released since
 
 

@@ -499,6 +499,27 @@ def test_a_consumer_has_gauges_after_we_were_switched_off_and_on(recorded):
     assert not workers(again)
 
 
+def test_what_ends_after_we_were_switched_off_and_on_is_no_success(recorded, gate):
+    """Huey signals how it ended, and that was not seen."""
+    began, opened = gate
+
+    def fail():
+        began.set()
+        opened.wait(LIMIT)
+        raise ValueError
+
+    huey, task = queue(None, fail, name="fail")
+    task()
+    running = threading.Thread(target=huey.execute, args=(huey.dequeue(),))
+    running.start()
+    began.wait(LIMIT)
+    uninstrument("huey")
+    opened.set()
+    running.join()
+    instrument("huey", **recorded.options)
+    assert not recorded.totals("task.completed")
+
+
 def test_a_startup_hook_may_set_up_the_sdk(monkeypatch):
     recorded = OfHuey()
     huey, _ = queue()

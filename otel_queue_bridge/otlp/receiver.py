@@ -140,8 +140,8 @@ class Receiver:
                 )
             return list(self._spans)
 
-    def keep(self, request: Request) -> None:
-        """Add a request to what has arrived: one of this process, say, which need not be sent."""
+    def accept(self, request: Request) -> None:
+        """Keep a decoded request, also one that has come another way, over gRPC for instance."""
         with self._arrived:
             self._requests.append(request)
             if isinstance(request, ExportTraceServiceRequest):
@@ -171,7 +171,7 @@ class Receiver:
         with self._arrived:
             self._bodies.append(content)
             if status == HTTPStatus.OK:
-                self.keep(request)
+                self.accept(request)
             self._arrived.notify_all()
         return status, encode(path, kind) if status == HTTPStatus.OK else b""
 

@@ -178,7 +178,7 @@ class Exporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         request = encode_spans(spans)
         for receiver in self.receivers:
-            receiver.keep(request)
+            receiver.accept(request)
         return SpanExportResult.SUCCESS
 
 

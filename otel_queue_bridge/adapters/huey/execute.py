@@ -47,12 +47,15 @@ class Run:
             before, self._outcome = self._outcome, None
             self._outcome = Outcome("retry", before and before.error)
 
-    def outcome(self, raised: BaseException | None) -> Outcome:
-        """Return the outcome; an error that `_execute` itself has `raised` is of the storage."""
+    def outcome(self, raised: BaseException | None) -> Outcome | None:
+        """Return the outcome; None if Huey's signals came while we were off.
+
+        An error that `_execute` itself has `raised` is of the storage.
+        """
         outcome, self._outcome = self._outcome, None
         if raised is not None and (outcome is None or outcome.status == "retry"):
             return failed(raised)
-        return outcome or SUCCESS
+        return outcome
 
     def interrupt(self) -> None:
         """End it from another thread: the process ends, and this run with it."""
@@ -79,7 +82,9 @@ def execute(call: Call, recorder: Recorder) -> Generator[None, None, None]:
         running.add(run)
         yield
         running.discard(run)
-        run.execute.settle(run.outcome(call.error))
+        outcome = run.outcome(call.error)
+        if outcome is not None:
+            run.execute.settle(outcome)
 
 
 def note(call: Call, recorder: Recorder) -> Generator[None, None, None]:

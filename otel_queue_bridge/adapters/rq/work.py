@@ -83,9 +83,11 @@ def fork(call: Call, recorder: Recorder) -> Generator[None, None, None]:
     worker, hand_over = call.instance, HandOver.of(call.argument(0, "job"))
     if hand_over is None:
         return
-    if "otel_relay" not in vars(worker):
-        worker.otel_relay = recorder.relay(worker)
-    hand_over.relay = worker.otel_relay
+    owner, relay = vars(worker).get("otel_relay", (None, None))
+    if owner is not recorder:  # the first job, or the first since we were switched on again
+        relay = recorder.relay(worker)
+        worker.otel_relay = recorder, relay
+    hand_over.relay = relay
     hand_over.spawned = any(kind.__name__ == "SpawnWorker" for kind in type(worker).__mro__)
     hand_over.complete()
     if hand_over.spawned:

@@ -1,0 +1,1 @@
+"""Workers of every queue under load and faults: what they export has to be what happened."""
