@@ -1,6 +1,6 @@
 """What a process has to do where it is forked and where it ends.
 
-While nobody takes part, and nothing was ever counted, a fork costs a look at two empty lists.
+While nobody takes part, and nothing was ever counted, a fork costs a look or two.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def _contained(action: Callable[..., Any], *arguments: object) -> Any:
 
 def _before() -> None:
     # What was counted is there after an undo, too: a child must not export it once more.
-    counting = [provider for provider, _ in _contained(all_instruments) or ()]
+    made = _contained(all_instruments) or ()
+    counting = [provider for provider, instruments in made if instruments.counted()]
     if not _participants and not counting:
         return
     providers: list[object] = [
