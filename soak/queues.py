@@ -135,14 +135,14 @@ def _django(broker: str) -> Library:
 
 
 _ALONE = {KILLED: _NO_CHILDREN, "child-killed": _NO_CHILDREN}
-_NOT_AGAIN = "a worker that runs is switched off for good: it keeps what it has made at its start"
+_STAYS_OFF = "a child that the worker forks while it is off stays off, and tells nothing"
 _NO_FORKS = "a client of nng does not outlive a fork: its threads are not there"
 _IN_MEMORY = "its tasks are in the memory of the control plane alone, and end with it"
 
 QUEUES = {
     "celery": Queue(
         _celery,
-        {"switched": _NOT_AGAIN},
+        {"switched": _STAYS_OFF},
         shaken=("worker-stops",),  # it may give back what a child has just begun (billiard 4.3)
         own_export=True,
     ),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 from opentelemetry import trace
@@ -16,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from otel_queue_bridge import instruments
 from otel_queue_bridge.adapter import SUCCESS, Adapter, Reading, Task
 from otel_queue_bridge.bridge import Bridge
 from otel_queue_bridge.config import load
@@ -207,8 +209,9 @@ def test_a_depth_that_is_a_query_is_read_only_if_asked_for(sdk, options, read):
     assert sdk.totals(DEPTH) == read
 
 
-def test_a_process_that_is_not_instrumented_does_nothing_at_a_fork(sdk, monkeypatch):
+def test_a_process_that_has_counted_nothing_does_nothing_at_a_fork(sdk, monkeypatch):
     sdk.bridge().undo()
+    monkeypatch.setattr(instruments, "_instruments", WeakKeyDictionary())  # of other tests
 
     def held(_):
         pytest.fail("looked at the SDK")

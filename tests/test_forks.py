@@ -192,9 +192,12 @@ def test_no_child_hangs_that_is_forked_while_threads_record_and_the_reader_expor
     assert exports > 10, "the reader was at work"
 
 
+WITHOUT_US = "lifecycle._participants.clear(); lifecycle.all_instruments = list"
+
+
 def test_without_us_children_hang():
     """Else the test above could not fail, and there would be nothing to do."""
-    hung, _, _ = stressed(1000, 2, "lifecycle._participants.clear()")
+    hung, _, _ = stressed(1000, 2, WITHOUT_US)
     assert hung
 
 
@@ -223,6 +226,12 @@ def test_a_long_lived_child_exports_nothing_that_it_inherited():
     assert exported == [["theirs", 3, "user"]]
 
 
+def test_nor_does_a_child_that_is_forked_after_an_undo():
+    undo = "for one in lifecycle.participants(): lifecycle.leave(one)"
+    exported, _ = scripted(undo + LONG_LIVED.replace("{child}", ""))
+    assert exported == [["theirs", 3, "user"]]
+
+
 def test_nor_does_a_child_on_a_busy_machine_whose_reader_is_faster_than_we_are():
     exported, _ = scripted("busy = 0.5" + LONG_LIVED.replace("{child}", ""), interval=20)
     assert exported == [["theirs", 3, "user"]]
@@ -241,7 +250,7 @@ def test_what_it_records_itself_begins_with_nothing():
 
 
 def test_without_us_it_exports_its_parents():
-    code = "lifecycle._participants.clear()\n" + LONG_LIVED
+    code = WITHOUT_US + LONG_LIVED
     # At no interval: without us the child hangs if it is forked while the reader is at work.
     code = code.replace("{child}", "").replace("time.sleep(0.005)", "reader.collect()")
     exported, _ = scripted(code, interval=3_600_000)

@@ -445,6 +445,8 @@ def test_an_address_without_a_view_is_one_clear_error() -> None:
         notebook.NotebookError, match=r"nothing answers at .*otel-queue-bridge view"
     ):
         notebook.connect(f"127.0.0.1:{free_port()}")
+    with pytest.raises(notebook.NotebookError, match=r"nothing answers at \[::1\]:\d+ \("):
+        notebook.connect(f"[::1]:{free_port()}")
     with Receiver() as receiver, pytest.raises(notebook.NotebookError, match="is no `otel-queue"):
         notebook.connect(receiver.endpoint)
 

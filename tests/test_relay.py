@@ -528,7 +528,30 @@ def test_a_child_forked_after_the_relay_closed_counts_for_itself():
 
 
 @forks
-def test_a_child_whose_parent_is_gone_drops_and_runs_on():
+def test_a_child_that_outlives_the_relay_counts_for_itself():
+    assert scripted("""
+        read, write = os.pipe()
+        ready, go = os.pipe(), os.pipe()
+        opened = relaying()
+
+        def work():
+            submit(1)
+            os.write(ready[1], b".")
+            os.read(go[0], 1)
+            submit(2)
+            os.write(write, json.dumps(totals()).encode())
+
+        pid = child(work)
+        os.read(ready[0], 1)
+        opened.close()
+        os.write(go[1], b".")
+        reap(pid)
+        print(json.dumps([json.loads(os.read(read, 10_000)), totals()]))
+    """) == [{"task.submitted": 2}, {"task.submitted": 1}]
+
+
+@forks
+def test_a_child_whose_parent_is_gone_runs_on():
     assert (
         scripted("""
         import time

@@ -1,6 +1,6 @@
 """What a process has to do where it is forked and where it ends.
 
-While nobody takes part, a fork costs one look at an empty list.
+While nobody takes part, and nothing was ever counted, a fork costs a look or two.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from opentelemetry._logs import get_logger_provider
 
 from otel_queue_bridge.forks import relay
 from otel_queue_bridge.forks.sdk import Held
+from otel_queue_bridge.instruments import all_instruments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,9 +91,13 @@ def _contained(action: Callable[..., Any], *arguments: object) -> Any:
 
 
 def _before() -> None:
-    if not _participants:
+    # What was counted is there after an undo, too: a child must not export it once more.
+    made = _contained(all_instruments) or ()
+    counting = [provider for provider, instruments in made if instruments.counted()]
+    if not _participants and not counting:
         return
     providers: list[object] = [
+        *counting,
         trace.get_tracer_provider(),
         metrics.get_meter_provider(),
         get_logger_provider(),

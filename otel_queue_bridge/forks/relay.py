@@ -49,6 +49,7 @@ class _End:
     def __init__(self, number: int) -> None:
         os.set_blocking(number, False)  # a full pipe must not hold up a task
         self.number = number
+        self.is_read = True
         self._file = os.fstat(number)
 
     def is_ours(self) -> bool:
@@ -60,7 +61,10 @@ class _End:
     def write(self, data: bytes) -> bool:
         try:
             return self.is_ours() and os.write(self.number, data) > 0
-        except OSError:  # full, or nobody reads it
+        except BrokenPipeError:
+            self.is_read = False
+            return False
+        except OSError:  # full
             return False
 
     def read(self) -> bytes | None:
@@ -115,9 +119,9 @@ class Line:
         )
 
     def count(self, *arguments: Any) -> bool:
-        """Report what is to be counted; False if the pipe is gone. What has no room is lost."""
+        """Report what is to be counted; False if nobody reads it. What has no room is lost."""
         if not self.send("count", *arguments):
-            if not self._end.is_ours():
+            if not self._end.is_read or not self._end.is_ours():
                 return False
             self._dropped += 1
             if self._dropped == 1:

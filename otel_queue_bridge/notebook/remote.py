@@ -34,7 +34,8 @@ class View:
 
     def __init__(self, address: str) -> None:
         self._host, self._port = _parsed(address)
-        self.address = f"{self._host}:{self._port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.address = f"{host}:{self._port}"
         if "rejected" not in self._get("/api/status"):
             raise self._stranger()
 

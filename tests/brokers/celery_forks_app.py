@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
 
+import otel_queue_bridge
 from tests.servers import LIMIT, wait_until
 
 app = Celery("app", broker=os.environ["APP_BROKER"])
@@ -23,6 +25,16 @@ def note(*words: object) -> None:
     """Report to the test, without telemetry, that a task has run: one write per line."""
     with Path(os.environ["APP_NOTES"]).open("a") as file:
         file.write(json.dumps([*words, os.getpid()]) + "\n")
+
+
+def switch(*_: object) -> None:
+    """Switch off and on again in the process that is sent SIGUSR2."""
+    otel_queue_bridge.uninstrument()
+    otel_queue_bridge.instrument()
+    note("switched", "")
+
+
+signal.signal(signal.SIGUSR2, switch)
 
 
 @app.task(bind=True, name="ok")

@@ -1,6 +1,7 @@
 """Celery's children come and go: nothing is lost, counted twice or delayed by telemetry."""
 
 import json
+import os
 import signal
 import sys
 import uuid
@@ -183,6 +184,32 @@ def test_what_a_child_submits_is_counted_once(shop: Forking, arguments: tuple[st
     submits = [span for span in shop.receiver.spans() if span.name == "submit ok"]
     assert len(submits) == 12
     assert_clean(shop.receiver)
+
+
+def test_a_worker_that_is_switched_off_and_on_again_tells_all(redis_shop: Forking) -> None:
+    """Its children live on, and one of them is killed: its successor is counted once, too."""
+    shop = redis_shop
+    worker = shop.worker(*PREFORK)
+    shop.submit("ok", 3)
+    worker.wait_for(lambda: completed(shop) == 3)
+    os.kill(worker.pid, signal.SIGUSR2)
+    worker.wait_for(lambda: shop.ran("switched"))
+    shop.submit("submits", args=[4])
+    worker.wait_for(lambda: completed(shop) == 7)
+    shop.submit("gate")
+    worker.wait_for(lambda: shop.ran("gate"))
+    ((*_, pid),) = [line for line in shop.notes() if line[0] == "gate"]
+    os.kill(pid, signal.SIGKILL)
+    worker.wait_for(lambda: shop.counts()["task.completed", "gate", "failure"] == 1)
+    shop.submit("submits", 4, args=[4])
+    worker.wait_for(lambda: completed(shop) == 23)
+    workers = [p.value for p in shop.receiver.latest() if p.metric == "task.workers.active"]
+    assert worker.stop(signal.SIGTERM) == 0
+    assert workers == [2]
+    assert sorted(shop.executed("gate")) == shop.ran("gate")
+    assert_exact(shop)
+    assert_exact(shop, "submits")
+    assert shop.counts()["task.submitted", "ok"] == 23
 
 
 def test_it_is_counted_if_the_worker_ends_at_once(redis_shop: Forking) -> None:

@@ -11,7 +11,6 @@ from otel_queue_bridge.adapters.celery import (
     dispatch,
     execute,
     pool,
-    queues,
     submit,
 )
 
@@ -38,11 +37,15 @@ adapter = Adapter(
     rivals=("opentelemetry.instrumentation.celery:CeleryInstrumentor",),
     interrupts=("billiard.exceptions:SoftTimeLimitExceeded",),
     hooks=(
+        # First, since a worker may be running: a child that it forks now has to find the relay.
+        Hook("celery.concurrency.base:BasePool.apply_async", dispatch.hand_over),
+        Hook("celery.worker.consumer.consumer:Consumer.update_strategies", execute.adopt_tracers),
+        Hook("celery.worker.consumer.consumer:Consumer.update_strategies", pool.note_consumer),
+        Hook("celery.worker.consumer.consumer", pool.note_consumer, find=pool.renew_strategies),
         Hook("celery.app.amqp:AMQP._create_task_sender", submit.submit, factory=True),
         Hook("celery._state", submit.submit, find=submit.cached_senders),
         Hook("celery.app.task:Task.apply", submit.submit_eager),
         Hook("celery.worker.request:Request.__init__", dispatch.receive),
-        Hook("celery.concurrency.base:BasePool.apply_async", dispatch.hand_over),
         Hook("celery.worker.request:Request._announce_revoked", dispatch.revoke),
         *(
             Hook(f"celery.worker.consumer.consumer:Consumer.{name}", dispatch.reject)
@@ -55,8 +58,6 @@ adapter = Adapter(
             aliases=("celery.worker.consumer.consumer:build_tracer",),
         ),
         Hook("celery._state", execute.execute, find=execute.made_tracers),
-        Hook("celery.worker.consumer.consumer:Consumer.update_strategies", execute.adopt_tracers),
-        Hook("celery.worker.consumer.consumer:Consumer.update_strategies", queues.note_consumer),
         Hook("celery.concurrency.base:BasePool.start", pool.open_pool),
         Hook("celery.concurrency.base:BasePool.stop", pool.close_pool),
         Hook("celery.concurrency.base:BasePool.terminate", pool.close_pool),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from otel_queue_bridge.adapter import Call, Reading, Recorder
+from otel_queue_bridge.adapter import Reading, Recorder
 from otel_queue_bridge.adapters.celery.reading import queue
 
 if TYPE_CHECKING:
@@ -20,11 +19,6 @@ for all queues."""
 _LEVELS = 28
 _DELAYED_LIMIT = 0.5
 """Seconds after which these are not read: they must not cost us the depth."""
-
-
-def note_consumer(call: Call, _: Recorder) -> None:
-    """Let the pool, whose gauges these are, find the consumer, which holds tasks for their ETA."""
-    call.instance.pool.otel_consumer = weakref.ref(call.instance)
 
 
 def readings(pool: Any, recorder: Recorder) -> Iterator[Reading]:
