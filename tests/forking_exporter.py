@@ -49,7 +49,10 @@ from dramatiq.brokers.stub import StubBroker  # noqa: E402
 
 if "without us" not in SPECIAL:
     import otel_queue_bridge
+    from otel_queue_bridge.forks import sdk
 
+    # On a machine that is busy enough an export lasts longer than a fork may wait for it.
+    sdk._HOLDING_LIMIT = FLUSH_TIMEOUT  # noqa: SLF001 - it is no option
     otel_queue_bridge.instrument("dramatiq", flush_timeout=FLUSH_TIMEOUT)
 if "SDK first" not in SPECIAL:
     set_up()

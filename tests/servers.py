@@ -38,6 +38,7 @@ __all__ = [
     "otel_env",
     "unignore_signals",
     "wait_until",
+    "wake_waiting",
 ]
 
 _numbers = itertools.count()
@@ -104,6 +105,18 @@ class Valkey:
     def client(self) -> "Iterator[redis.Redis]":
         with redis.Redis.from_url(self.url) as client:
             yield client
+
+
+def wake_waiting(url: str) -> None:
+    """End the wait of each client that this Redis holds up.
+
+    CPython looks for signals between byte codes. One that comes just before a worker waits at
+    Redis is seen when that wait ends, after minutes.
+    """
+    with redis.Redis.from_url(url) as client:
+        for waiting in client.client_list():
+            if "b" in waiting["flags"]:
+                client.client_unblock(waiting["id"])
 
 
 class RabbitMQ:

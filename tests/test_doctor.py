@@ -27,6 +27,7 @@ from otel_queue_bridge.cli.doctor import (
     broker,
     export,
     frameworks,
+    loading,
     probe,
     tracing,
 )
@@ -637,11 +638,16 @@ def test_others_that_patch_the_same_are_named(healthy, site, distribution, advic
     assert advice in finding["advice"]
 
 
+def test_taskiq_without_what_its_instrumentation_imports(monkeypatch):
+    monkeypatch.setattr(loading, "entry_points", lambda **_: ["taskiq"])
+    monkeypatch.setattr(loading, "installed", {"taskiq": "1.0"}.get)
+    lacking = loading._left_alone("1.0", {})  # noqa: SLF001 - this environment has all of it
+    assert lacking.advice == "pip install --upgrade 'taskiq[opentelemetry]'"
+
+
 def test_taskiq_is_left_to_its_own_instrumentation(healthy, site):
     here = healthy | site.environment
     site.add("taskiq", opentelemetry_instrumentor="taskiq = taskiq.instrumentation:Instrumentor")
-    (lacking,) = run("--json", environment=here).remarks
-    assert lacking["advice"] == "pip install --upgrade 'taskiq[opentelemetry]'"
     site.add("psutil")
     report = run("--json", environment=here)
     assert report.says("loading", "ok", "taskiq 1.0 brings its own instrumentation")

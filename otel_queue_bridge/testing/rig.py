@@ -42,6 +42,8 @@ TRANSPORT = "nng.req_reply"
 """Spans that only FastWorker has, beside the steps that all have."""
 INSTRUMENT = str(Path(auto_instrumentation.__file__).parent)
 """What `opentelemetry-instrument` puts first into PYTHONPATH, and OpenTelemetry's operator too."""
+_SOON = 5.0
+"""Seconds after which a worker that was told to stop may be waiting at the broker."""
 PATIENCE = float(os.environ.get("CONTRACT_LIMIT", LIMIT))
 """Seconds to wait for what is to be exported, once all that it takes has happened."""
 
@@ -86,6 +88,8 @@ class Library:
     """Options of all its processes, unless a row has others: what is off by default, say."""
     ends: bool = True
     """Whether a worker ends at its `stop_signal`."""
+    wake: Callable[[], object] | None = None
+    """End the wait of workers at the broker, if one may miss a signal that comes just before it."""
     stop_signal: int = signal.SIGTERM
     """What tells it to stop once it has finished the tasks that it runs."""
 
@@ -200,9 +204,8 @@ class Rig:
             pytest.skip(f"what options do is shown by {shown_by}")
         variables = _variables(options)
         key = (mode, *variables.items())
-        for other in [other for other in self._workers if other != key]:
-            for process in self._running(self._workers.pop(other)):  # its tasks were waited for
-                wait_until(lambda it=process: not it.signal_all(signal.SIGKILL), what="its end")  # type: ignore[misc]
+        if self._workers.keys() - {key}:
+            self.kill()
         if key not in self._workers:
             if self.library.clear is not None:
                 self.library.clear()
@@ -223,6 +226,13 @@ class Rig:
                 workers[-1].append((service, process))
                 self._services.append(service)
 
+    def kill(self) -> None:
+        """End all workers at once: their tasks were waited for."""
+        for workers in self._workers.values():
+            for process in self._running(workers):
+                wait_until(lambda it=process: not it.signal_all(signal.SIGKILL), what="its end")  # type: ignore[misc]
+        self._workers.clear()
+
     def stop(self) -> None:
         """Tell the workers to stop, as a supervisor would, and wait until they have."""
         stopped = [one for workers in self._workers.values() for one in self._running(workers)]
@@ -234,6 +244,10 @@ class Rig:
             for process in stopped:
                 process.signal_all(signal.SIGKILL)
         for process in stopped:
+            if self.library.wake is not None:
+                with suppress(TimeoutError):
+                    wait_until(lambda it=process: not it.running(), _SOON)  # type: ignore[misc]
+                self.library.wake()
             process.wait()
         self._workers.clear()
 

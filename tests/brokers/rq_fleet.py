@@ -20,7 +20,7 @@ from rq.job import Job
 from otel_queue_bridge.otlp import Receiver, Span
 from otel_queue_bridge.testing.processes import Caller
 from tests.brokers.shop import ROOT, paths
-from tests.servers import LIMIT, Process, Processes, otel_env, wait_until
+from tests.servers import LIMIT, Process, Processes, otel_env, wait_until, wake_waiting
 
 SCOPE = "otel_queue_bridge"
 COMPLAINTS = re.compile(
@@ -150,18 +150,11 @@ _brokers: WeakKeyDictionary[Process, str] = WeakKeyDictionary()
 
 
 def end(worker: Process) -> None:
-    """Have it stop, as a supervisor would.
-
-    CPython looks for signals between byte codes. One that comes just before a worker waits at
-    Redis is seen when that wait ends, after minutes: so end it.
-    """
+    """Have it stop, as a supervisor would."""
     os.kill(worker.pid, signal.SIGTERM)
     with suppress(TimeoutError):
         wait_until(lambda: not worker.running(), _SOON)
-    with Redis.from_url(_brokers[worker]) as client:
-        for waiting in client.client_list():
-            if "b" in waiting["flags"]:
-                client.client_unblock(waiting["id"])
+    wake_waiting(_brokers[worker])
     code = worker.wait()
     assert code == 0, f"ended with {code}:\n{worker.log()}"
 

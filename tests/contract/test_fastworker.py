@@ -54,5 +54,5 @@ class TestFastWorker(AdapterContract):
     def test_a_worker_that_runs_a_task_is_busy(self, rig: Rig) -> None:
         # A subworker of 0.3.0 that had two tasks at once may have lost a reply (`Worker.
         # _execute_and_respond`). The control plane waits for it: to it, that subworker is busy.
-        rig.stop()
+        rig.kill()
         super().test_a_worker_that_runs_a_task_is_busy(rig)

@@ -8,7 +8,7 @@ from redis import Redis
 
 from otel_queue_bridge.testing.contract import AdapterContract
 from otel_queue_bridge.testing.rig import NOWHERE, Library
-from tests.servers import Valkey
+from tests.servers import Valkey, wake_waiting
 
 OLD = int(version("rq").partition(".")[0]) < 3
 APP = "tests.contract.apps.rq_app"
@@ -34,6 +34,7 @@ def library(request: pytest.FixtureRequest, valkey: Valkey) -> Library:
         transport="redis",
         task_name=f"{APP}.{{}}",
         clear=clear,
+        wake=lambda: wake_waiting(valkey.url),
         repeats="Worker" if "Simple" in request.param else "",
     )
 
