@@ -52,6 +52,9 @@ def _redirect(wrapped: Any, _: object, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    # A test with subtests has a report for each, under one name.
+    if outcomes.get(report.nodeid) == "failed":
+        return
     if report.when == "call" or report.outcome != "passed":
         outcomes[report.nodeid] = report.outcome
 
