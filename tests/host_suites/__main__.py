@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 from collections import Counter
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,9 +71,9 @@ def main() -> None:
     parser.add_argument(
         "--queues",
         type=lambda text: text.split(","),
-        default=list(SUITES),
+        default=[queue for queue in SUITES if find_spec(queue)],
         metavar="NAMES",
-        help=f"comma list of {', '.join(SUITES)} (default: all)",
+        help=f"comma list of {', '.join(SUITES)} (default: all that are installed)",
     )
     queues = parser.parse_args().queues
     if unknown := [queue for queue in queues if queue not in SUITES]:
@@ -124,25 +125,30 @@ def run(queue: str, source: Path, url: str, *tests: str, on: bool) -> dict[str, 
     suite = SUITES[queue]
     outcomes = source / "outcomes.json"
     outcomes.unlink(missing_ok=True)
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "host_suite"),
-            *("--no-header", "--override-ini=addopts=", "--override-ini=filterwarnings="),
-            *(tests or (suite.tests,)),
-            *suite.options,
-        ],
-        cwd=source,
-        env=os.environ
-        | {
-            "HOST_SUITE": queue,
-            "HOST_SUITE_INSTRUMENTED": "yes" if on else "",
-            "HOST_SUITE_OUTCOMES": str(outcomes),
-            "HOST_SUITE_REDIS": url,
-            "PYTHONPATH": str(EQUIPMENT),
-        },
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
+    output = source / "output.txt"
+    with output.open("w") as written:
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-q", "-p", "host_suite"),
+                *("--no-header", "--override-ini=addopts=", "--override-ini=filterwarnings="),
+                *(tests or (suite.tests,)),
+                *suite.options,
+            ],
+            cwd=source,
+            env=os.environ
+            | {
+                "HOST_SUITE": queue,
+                "HOST_SUITE_INSTRUMENTED": "yes" if on else "",
+                "HOST_SUITE_OUTCOMES": str(outcomes),
+                "HOST_SUITE_REDIS": url,
+                "PYTHONPATH": str(EQUIPMENT),
+            },
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if not outcomes.exists():
+        sys.exit(f"the suite of {queue} broke off:\n{output.read_text(errors='replace')[-3000:]}")
     found: dict[str, str] = json.loads(outcomes.read_text())
     return found
 
