@@ -5,6 +5,8 @@
 Each suite comes with its library's source distribution, in the installed version. pip fetches it
 into a temporary folder. Dramatiq's lacks what its tests share: `left_out` has that, and skips what
 needs RabbitMQ. That of django-tasks has no tests, and that of django-tasks-db no settings for them.
+
+On two busy cores each of two runs of Celery's takes 7 minutes, of RQ's 5, of Dramatiq's 3.
 """
 
 from __future__ import annotations
