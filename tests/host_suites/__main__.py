@@ -57,6 +57,8 @@ _CLIENTS = (
 _ENDLESS = "tests/test_discovery.py::test_service_discovery_start"
 # They start processes that look for a Redis at the usual port, where ours is not.
 _USUAL_PORT = ("tests/test_spawn_worker.py", "tests/test_worker.py::TestWorkerSubprocess")
+# It allows a worker 0.75 seconds to end.
+_HASTY_POOL = "tests/test_worker_pool.py::TestWorkerPool::test_check_workers"
 
 SUITES = {
     "arq": Suite("tests", ("--deselect", _HASTY)),
@@ -64,7 +66,7 @@ SUITES = {
     "dramatiq": Suite("tests", ("--ignore=tests/test_rabbitmq.py",)),
     "fastworker": Suite("tests", ("--deselect", _ENDLESS)),
     "huey": Suite("huey/tests"),
-    "rq": Suite("tests", tuple(f"--deselect={path}" for path in _USUAL_PORT)),
+    "rq": Suite("tests", tuple(f"--deselect={path}" for path in (*_USUAL_PORT, _HASTY_POOL))),
 }
 
 
