@@ -7,6 +7,7 @@ empty it.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,9 @@ def _redirect(wrapped: Any, _: object, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    # A test with subtests has a report for each, under one name.
+    if outcomes.get(report.nodeid) == "failed":
+        return
     if report.when == "call" or report.outcome != "passed":
         outcomes[report.nodeid] = report.outcome
 
@@ -60,3 +64,6 @@ def pytest_sessionfinish() -> None:
     if os.environ["HOST_SUITE_INSTRUMENTED"] and not spans.get_finished_spans():
         outcomes["(no span was recorded)"] = "failed"
     Path(os.environ["HOST_SUITE_OUTCOMES"]).write_text(json.dumps(outcomes))
+    # Python waits for them at its end: one that a failed test left would keep it forever.
+    for child in multiprocessing.active_children():
+        child.kill()

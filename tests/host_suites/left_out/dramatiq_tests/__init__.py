@@ -1,0 +1,1 @@
+"""What Dramatiq's tests need and its distribution leaves out."""
