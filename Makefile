@@ -55,11 +55,11 @@ test-fastworker0.1: .venv-fastworker0.1/installed
 	@$(OTHER) .venv-fastworker0.1/bin/python $(WITH) tests/brokers/test_fastworker*.py \
 		tests/contract/test_fastworker.py $(ARGS)
 
-# Run RQ's tests with its first version, and on 3.11 with the last before 3, where the other queues have their newest.
+# Run RQ's tests with its first version, and with the last before 3; there on Python 3.11, with the core's tests.
 test-rq2.0: .venv-rq2.0/installed
 	@.venv-rq2.0/bin/python $(WITH) tests/brokers/test_rq*.py $(ARGS)
 test-rq2: .venv-rq2/installed
-	@$(OTHER) .venv-rq2/bin/python $(WITH) $(ONCE) tests/brokers/test_rq*.py tests/contract $(CORE) $(ARGS)
+	@$(OTHER) .venv-rq2/bin/python $(WITH) $(ONCE) tests/brokers/test_rq*.py tests/contract/test_rq.py $(CORE) $(ARGS)
 
 # Run the tests of queue libraries, out of their source distributions, with us on as off.
 host-suites: .venv-host-suites/installed
