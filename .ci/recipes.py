@@ -155,6 +155,8 @@ def main() -> None:
     found = recipes()
     if not found:
         sys.exit("README has no recipes")
+    # What is started in the background of a script ignores Ctrl-C, and so would all that we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     install(list(found.values()))
     with tempfile.TemporaryDirectory() as logs, Processes(Path(logs)) as processes:
         port = free_port()
