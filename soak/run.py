@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BEFORE, DURING, AFTER = PHASES = "abc"
 PATIENCE = LIMIT
-_SOON = 2.0  # seconds in which a worker that is told to stop mostly does
+_SOON = 2.0  # seconds: most workers end this soon after the signal to stop
 
 
 @dataclass(frozen=True)

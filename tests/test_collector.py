@@ -25,7 +25,7 @@ FILES = {
     "dashboards": "grafana/dashboards/dashboards.yaml",
 }
 IMAGES = {"jaeger": {4317, 16686}, "prometheus": {9090}, "grafana": {3000}, "valkey": {6379}}
-"""The ports at which these listen unless they are told otherwise, as their documentation says."""
+"""The ports on which each image listens by default, according to its documentation."""
 
 Stack = dict[str, Any]
 

@@ -43,7 +43,7 @@ TRANSPORT = "nng.req_reply"
 INSTRUMENT = str(Path(auto_instrumentation.__file__).parent)
 """What `opentelemetry-instrument` puts first into PYTHONPATH, and OpenTelemetry's operator too."""
 _SOON = 5.0
-"""Seconds after which a worker that was told to stop may be waiting at the broker."""
+"""Seconds after the signal to stop; a worker that still runs then may be waiting at the broker."""
 PATIENCE = float(os.environ.get("CONTRACT_LIMIT", LIMIT))
 """Seconds to wait for what is to be exported, once all that it takes has happened."""
 
