@@ -416,10 +416,10 @@ def recording_with(
                 _instrumentor(queue).set_up(config)
         yield before
     finally:
-        with _lock:
+        with _lock, contextlib.ExitStack() as restored:
             uninstrument()
-            for queue, config in before.items():
-                _instrumentor(queue).set_up(config)
+            for queue, config in before.items():  # each of them, also if another one fails
+                restored.callback(_instrumentor(queue).set_up, config)
 
 
 def instrumented() -> Mapping[str, Config]:

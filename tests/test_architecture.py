@@ -31,7 +31,7 @@ ROWS = [
     {"greenlets"},
     {"bridge"},
     {"instrumentor"},
-    {"layout"},
+    {"layout", "processors"},
     {"testing", "view"},
     {"notebook"},
     {"cli"},

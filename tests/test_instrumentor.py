@@ -20,6 +20,7 @@ import wrapt
 from opentelemetry.instrumentation.dependencies import DependencyConflictError
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,7 +29,13 @@ import otel_queue_bridge
 from otel_queue_bridge import ConfigError, instrument, instrumentor, uninstrument
 from otel_queue_bridge.adapter import Adapter, BuiltIn, Hook, Task
 from otel_queue_bridge.config import VARIABLE
-from otel_queue_bridge.instrumentor import QueueInstrumentor, adapters, resolve_conflicts
+from otel_queue_bridge.instrumentor import (
+    QueueInstrumentor,
+    adapters,
+    instrumented,
+    recording_with,
+    resolve_conflicts,
+)
 from tests import fakelib
 from tests.servers import LIMIT
 
@@ -175,6 +182,26 @@ def test_other_options_for_what_is_instrumented_are_ignored_and_one_line_says_so
     assert "relation='none'" in said
     assert "naming='system'" in said
     assert "metrics" not in said
+
+
+@pytest.mark.parametrize(("broken", "other"), [("fake", "other"), ("other", "fake")])
+def test_a_queue_gets_its_providers_back_though_another_one_fails(
+    installed, names, provider, monkeypatch, broken, other
+):
+    installed["other"] = adapter("other", target="Queue.push")
+    instrument(tracer_provider=provider)
+    before = instrumented()
+    set_up = QueueInstrumentor.set_up
+
+    def fail_for_one(self, config):
+        if config is before[broken]:
+            raise RuntimeError(broken)
+        set_up(self, config)
+
+    monkeypatch.setattr(QueueInstrumentor, "set_up", fail_for_one)
+    with pytest.raises(RuntimeError), recording_with(TracerProvider(), MeterProvider()):
+        assert instrumented().keys() == {"fake", "other"}
+    assert instrumented() == {other: before[other]}
 
 
 def test_only_the_queues_asked_for_are_instrumented(installed, names, provider, monkeypatch):

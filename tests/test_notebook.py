@@ -361,6 +361,10 @@ def test_what_cannot_be_captured_is_one_clear_error(monkeypatch: pytest.MonkeyPa
                 notebook.capture(listen=True, port=wrong),
             ):
                 pass
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "True")
+    with pytest.raises(notebook.NotebookError, match="unset it"), notebook.capture():
+        pass
+    monkeypatch.delenv("OTEL_SDK_DISABLED")
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", trace.NoOpTracerProvider())
     with (
         pytest.raises(notebook.NotebookError, match="NoOpTracerProvider, takes no span"),

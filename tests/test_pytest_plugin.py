@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from otel_queue_bridge.otlp import Receiver
+from otel_queue_bridge.testing.collector import environment
 from tests.servers import LIMIT
 
 ARGUMENTS = ("-W", "error", "-p", "no:cacheprovider")
@@ -399,6 +401,15 @@ def test_tasks_in_a_worker(run, monkeypatch):
         ]
     )
     assert "- queue_spans -" not in told(result)
+
+
+def test_a_worker_gets_no_key_of_another_endpoint(monkeypatch):
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cr3t")
+    with Receiver() as receiver:
+        given = environment(receiver)
+    assert given["OTEL_EXPORTER_OTLP_HEADERS"] == ""
+    assert given["no_proxy"] == "127.0.0.1"
 
 
 def test_without_the_extra(run):

@@ -10,11 +10,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from otel_queue_bridge.notebook.spans import NotebookError, Spans, tasks_of
 from otel_queue_bridge.otlp import Event, Link, Receiver, Span
+from otel_queue_bridge.processors import attached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +38,11 @@ def capture(*, listen: bool = False, port: int = 0) -> Iterator[Captured]:
     They come from the current TracerProvider, which goes on exporting as before, or from a
     provider for this block if none is set up. With `listen`, spans of workers are captured, too:
     it receives OTLP over HTTP on `port` (0: any free one), and prints what to set in a worker.
-    NotebookError if the current provider is none of OpenTelemetry's SDK, or the port is taken.
+    NotebookError if the SDK is switched off, the current provider is none of it, or the port is
+    taken.
     """
+    if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
+        raise NotebookError(f"capture() sees no span while {OTEL_SDK_DISABLED} is true: unset it")
     with ExitStack() as undo:
         receiver = _listen(undo, port) if listen else None
         processor = _Processor()
@@ -139,23 +144,8 @@ def _attached(processor: SpanProcessor) -> Iterator[None]:
             f"the current TracerProvider, {type(provider).__qualname__}, takes no span processor:"
             " capture() needs that of opentelemetry-sdk"
         )
-    provider.add_span_processor(processor)
-    try:
+    with attached(provider, processor):
         yield
-    finally:
-        _detach(provider, processor)
-
-
-def _detach(provider: Any, processor: SpanProcessor) -> None:
-    """Take a processor away; the SDK has no call for it, and one that is left does nothing."""
-    together: Any = getattr(provider, "_active_span_processor", None)
-    if hasattr(together, "_span_processors") and hasattr(together, "_lock"):
-        with together._lock:  # noqa: SLF001
-            together._span_processors = tuple(  # noqa: SLF001
-                one
-                for one in together._span_processors  # noqa: SLF001
-                if one is not processor
-            )
 
 
 @contextmanager

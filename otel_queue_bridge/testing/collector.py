@@ -82,7 +82,11 @@ def environment(receiver: Receiver) -> dict[str, str]:
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": protocol,
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{endpoint}/v1/metrics",
         "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": protocol,
-        "no_proxy": f"{outer.get('no_proxy')},127.0.0.1",
+        "no_proxy": f"{outer.get('no_proxy')},127.0.0.1".lstrip(","),
+        # They may hold a key, and belong to another endpoint.
+        "OTEL_EXPORTER_OTLP_HEADERS": "",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "",
+        "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "",
     }
     return {
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,

@@ -6,9 +6,9 @@ from __future__ import annotations
 # imported after the provider was made, the child would wait for its lock for ever.
 import concurrent.futures.thread  # noqa: F401
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from opentelemetry import trace
@@ -25,6 +25,7 @@ from otel_queue_bridge.adapter import Status
 from otel_queue_bridge.instrumentor import recording_with
 from otel_queue_bridge.layout import printable, rows
 from otel_queue_bridge.otlp import Receiver
+from otel_queue_bridge.processors import attached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -187,7 +188,8 @@ class _Others(SpanProcessor):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._joined: list[tuple[Any, SpanProcessor]] = []
+        self._joined: list[object] = []
+        self._undo = ExitStack()
         self.join()
 
     def on_start(self, span: object, parent_context: object = None) -> None:  # noqa: ARG002
@@ -195,20 +197,14 @@ class _Others(SpanProcessor):
 
     def join(self, *providers: object) -> None:
         for provider in (trace.get_tracer_provider(), *providers):
-            known = any(provider is one for one, _ in self._joined)
+            known = any(provider is one for one in self._joined)
             if not known and hasattr(provider, "add_span_processor"):
+                self._joined.append(provider)
                 processor = SimpleSpanProcessor(self._exporter)
-                self._joined.append((provider, processor))
-                provider.add_span_processor(processor)
+                self._undo.enter_context(attached(provider, processor))
 
     def leave(self) -> None:
-        for provider, processor in self._joined:
-            # The SDK (1.45) has no public way to remove one, and others' providers may have none.
-            together = getattr(provider, "_active_span_processor", None)
-            if together is not None:
-                with together._lock:  # noqa: SLF001
-                    kept = [one for one in together._span_processors if one is not processor]  # noqa: SLF001
-                    together._span_processors = tuple(kept)  # noqa: SLF001
+        self._undo.close()
 
 
 def origins(span: Span) -> set[tuple[str, str]]:
