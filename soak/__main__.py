@@ -60,7 +60,9 @@ def choices(arguments: Sequence[str]) -> argparse.Namespace:
         type=lambda text: tuple(FAULTS) if text == "all" else chosen("fault", FAULTS, text),
         help=f"all, or {','.join(FAULTS)}",
     )
-    parser.add_argument("--protocol", choices=PROTOCOLS, help="of the export; else by seed")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, help="of the export (default: the seed chooses)"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--minutes", type=float, default=0, help="go on with further seeds")
     parser.add_argument("--tasks", type=int, default=16, help="in each of the three loads of a run")

@@ -37,7 +37,7 @@ class Allowance:
     all: bool = True
     """Whether these are all loads, so that counters can be compared, too."""
     shaken: str = ""
-    """The load of which tasks may be lost or run twice."""
+    """The load whose tasks may be lost or run twice."""
     span: Callable[[Attempt], bool] = lambda _: False
     """Whether the span of an attempt may be lost."""
     count: Callable[[Attempt], bool] = lambda _: False
@@ -57,7 +57,7 @@ class Difference:
     """Spans that say something else than what happened."""
     counters: list[str] = field(default_factory=list)
     shaken: list[str] = field(default_factory=list)
-    """What is missing of the load that is shaken; as much as a worker holds may be."""
+    """Spans missing from that load: a worker may lose as many as it holds."""
     excused: int = 0
     """Attempts whose span is missing, and may be."""
 

@@ -1,7 +1,7 @@
 """What can go wrong, and what it may cost.
 
-A fault lasts while the second of three loads runs. Before and after it everything is as usual: what
-was submitted then has to be told exactly, whatever the fault.
+A fault lasts while the second of three loads runs. Before and after it everything is as usual:
+what was submitted then must be recorded exactly, whatever the fault.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ JUNK = (
     {"otel-attempt": "9" * 5000, "otel-submitted": "nan", "otel-planned": "inf"},
     {"otel-attempt": {}, "otel-name": 7, "otel-set-up": [], "otel-delayed": "x"},
 )
-"""Carriers in messages of strangers."""
+"""Carriers of hostile messages."""
 
 
 def _nothing(_: Run) -> AbstractContextManager[object]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from otel_queue_bridge.testing.rig import Library
 from soak.tasks import KILLED, RETRIED
+from tests.servers import wake_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -25,17 +26,17 @@ _NO_BROKER = "there is no broker that could be restarted"
 @dataclass(frozen=True)
 class Queue:
     library: Callable[[str], Library]
-    """Told where the broker is."""
+    """Takes the broker's address."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Tasks and faults that it does not have, with the reason."""
     held: int = 4
     """How many tasks a worker holds at most, and may take along when it is killed."""
     shaken: Collection[str] = ()
-    """Faults in which the library itself may lose tasks, or run them twice, beside those of all."""
+    """Further faults in which this library may lose tasks or run them twice."""
     waits: bool = False
     """Whether a submit waits for the task's end."""
     own_export: bool = False
-    """Whether child processes export what they have, so that a killed one takes some along."""
+    """Whether child processes export their spans themselves: a killed one loses some."""
     tells: bool = True
     """Whether anybody can tell what became of a task whose process was killed."""
 
@@ -75,6 +76,7 @@ def _rq(broker: str) -> Library:
         ready="Listening on soak",
         broker=broker,
         nowhere="",
+        wake=lambda: wake_waiting(broker),
     )
 
 
@@ -143,7 +145,7 @@ QUEUES = {
     "celery": Queue(
         _celery,
         {"switched": _STAYS_OFF},
-        shaken=("worker-stops",),  # it may give back what a child has just begun (billiard 4.3)
+        shaken=("worker-stops",),  # it may run what has begun twice: see docs/reliability.md
         own_export=True,
     ),
     "dramatiq": Queue(

@@ -26,7 +26,7 @@ class Row:
     skipped: str = ""
     """Why there was none."""
     error: str = ""
-    """What has ended it too early."""
+    """Why it broke off."""
 
     def differences(self) -> Iterator[str]:
         """Return what may not be."""

@@ -20,6 +20,7 @@ from otel_queue_bridge.testing.processes import (
     otel_env,
     wait_until,
 )
+from otel_queue_bridge.testing.rig import end
 from soak import tasks
 from soak.collector import Collector
 from soak.comparison import Allowance, Difference, compare
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 BEFORE, DURING, AFTER = PHASES = "abc"
 PATIENCE = LIMIT
-_SOON = 2.0  # seconds: most workers end this soon after the signal to stop
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Plan:
     fault: str
     seed: int
     number: int
-    """Of tasks in each of the three loads."""
+    """How many tasks each of the three loads has."""
     protocol: str
     ours: bool = True
 
@@ -148,31 +148,12 @@ class Run:
             self._worker.append(process)
 
     def stop_worker(self) -> None:
-        """Tell it to stop, as a supervisor would, and wait until it has."""
+        """Send it the signal to stop, as a supervisor would, and wait until it has."""
         if not self._library.ends:
             self._settle(*PHASES)
             self.signal_worker(signal.SIGKILL)
             return
-        for process in self._worker:
-            os.kill(process.pid, self._library.stop_signal)
-        if self._plan.queue == "rq":
-            self._wake()
-        for process in self._worker:
-            process.wait()
-
-    def _wake(self) -> None:
-        """End the wait of a worker at Redis.
-
-        CPython looks for signals between byte codes: one that comes just before a worker waits
-        there is seen when that wait ends, after minutes.
-        """
-        assert self._valkey
-        with suppress(TimeoutError):
-            wait_until(lambda: not any(one.running() for one in self._worker), _SOON)
-        with self._valkey.client() as client:
-            for waiting in client.client_list():
-                if "b" in waiting["flags"]:
-                    client.client_unblock(waiting["id"])
+        end(self._worker, self._library)
 
     def kill_worker(self) -> None:
         self._killed.update(*(process.members() for process in self._worker))

@@ -20,10 +20,10 @@ FOLDER, SERVICE = "SOAK_FOLDER", "SOAK_SERVICE"
 @dataclass(frozen=True)
 class Submission:
     key: str
-    """Of the task: its phase and its number."""
+    """The task's load and number."""
     name: str
     id: str
-    """As the library has it."""
+    """The library's id of the task."""
     service: str
     """The process that has submitted it."""
     counted: bool

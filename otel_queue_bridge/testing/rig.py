@@ -237,18 +237,15 @@ class Rig:
         """Tell the workers to stop, as a supervisor would, and wait until they have."""
         stopped = [one for workers in self._workers.values() for one in self._running(workers)]
         moment = self._moment()
-        for process in stopped:
-            os.kill(process.pid, self.library.stop_signal)
-        if not self.library.ends:
+        if self.library.ends:
+            end(stopped, self.library)
+        else:
+            for process in stopped:
+                os.kill(process.pid, self.library.stop_signal)
             self._export(self._services, moment)
             for process in stopped:
                 process.signal_all(signal.SIGKILL)
-        for process in stopped:
-            if self.library.wake is not None:
-                with suppress(TimeoutError):
-                    wait_until(lambda it=process: not it.running(), _SOON)  # type: ignore[misc]
-                self.library.wake()
-            process.wait()
+                process.wait()
         self._workers.clear()
 
     def undo(self) -> None:
@@ -440,6 +437,18 @@ class Rig:
         env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = ",".join(disabled)
         always = _variables(self.library.options)
         return env | otel_env(self.receiver, service) | always | dict(variables)
+
+
+def end(workers: Sequence[Process], library: Library) -> None:
+    """Send workers the signal to stop, and wait until they have."""
+    for worker in workers:
+        os.kill(worker.pid, library.stop_signal)
+    if library.wake is not None:
+        with suppress(TimeoutError):
+            wait_until(lambda: not any(worker.running() for worker in workers), _SOON)
+        library.wake()
+    for worker in workers:
+        worker.wait()
 
 
 def _variables(options: Mapping[str, str] | None) -> dict[str, str]:
