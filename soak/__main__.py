@@ -42,12 +42,12 @@ def main() -> None:
     rows: list[Row] = []
     for seed in _seeds(options.seed):
         rows += soak(plans(seed, options), options.at_once)
-        if time.monotonic() >= until or any(_told(row) for row in rows):
+        if time.monotonic() >= until or any(any(row.differences()) for row in rows):
             break
     console.print(table(rows))
     for row in rows:
         _explain(row)
-    sys.exit(any(_told(row) for row in rows))
+    sys.exit(any(any(row.differences()) for row in rows))
 
 
 def choices(arguments: Sequence[str]) -> argparse.Namespace:
@@ -134,16 +134,12 @@ def _row(plan: Plan, results: dict[Plan, Result | str]) -> Row:
     return Row(plan, result, control)
 
 
-def _told(row: Row) -> list[str]:
-    return list(row.differences())
-
-
 def _explain(row: Row) -> None:
     plan = row.plan
     if row.skipped:
         print(f"{plan.queue} {plan.fault}: skipped: {row.skipped}")
-    if told := _told(row):
-        print(f"\n{plan.queue} {plan.fault} over {plan.protocol}:", *told, sep="\n  ")
+    if found := list(row.differences()):
+        print(f"\n{plan.queue} {plan.fault} over {plan.protocol}:", *found, sep="\n  ")
         again = f"--queues {plan.queue} --faults {plan.fault} --protocol {plan.protocol}"
         print(f'Once more: make soak ARGS="{again} --seed {plan.seed} --tasks {plan.number}"')
 

@@ -37,8 +37,8 @@ class Queue:
     """Whether a submit waits for the task's end."""
     own_export: bool = False
     """Whether child processes export their spans themselves: a killed one loses some."""
-    tells: bool = True
-    """Whether anybody can tell what became of a task whose process was killed."""
+    reports_killed: bool = True
+    """Whether a task whose process was killed is reported by another process."""
 
 
 def app(queue: str) -> str:
@@ -157,7 +157,7 @@ QUEUES = {
         {KILLED: "nobody knows what a killed process ran; see child-killed"},
         held=2,
         own_export=True,
-        tells=False,
+        reports_killed=False,
     ),
     "arq": Queue(_arq, _ALONE, held=2),
     "fastworker": Queue(

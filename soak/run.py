@@ -272,8 +272,8 @@ class Run:
 
         def taken_along(attempt: Attempt) -> bool:
             """Whether the end of its process may have taken its telemetry along."""
-            told = queue.tells and not attempt.how  # by the main process
-            return queue.own_export and attempt.pid in killed and not told
+            reported = queue.reports_killed and not attempt.how
+            return queue.own_export and attempt.pid in killed and not reported
 
         allowed = Allowance(
             phases=tuple(phases),
@@ -281,7 +281,8 @@ class Run:
             shaken=DURING if self._plan.shaken else "",
             span=lambda attempt: (fault.spans and during(attempt)) or taken_along(attempt),
             count=lambda attempt: (
-                during(attempt) and (fault.counts or (not queue.tells and taken_along(attempt)))
+                during(attempt)
+                and (fault.counts or (not queue.reports_killed and taken_along(attempt)))
             ),
             slack=queue.held if self._plan.shaken else 0,
         )

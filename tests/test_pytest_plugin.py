@@ -28,7 +28,7 @@ def run(pytester, monkeypatch):
     return run
 
 
-def told(result):
+def output(result):
     return "\n".join(line.rstrip() for line in result.outlines)
 
 
@@ -186,7 +186,7 @@ def test_tasks_in_the_process_of_the_test(run, redis_url, monkeypatch):
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     result = run("-n2", test_shop=IN_PROCESS)
     outcomes = result.parseoutcomes()
-    assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == 6, told(result)
+    assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == 6, output(result)
     assert outcomes["failed"] == 6
     for lines in (
         ["* queue_spans -*", "submit shop.fails", "└─ execute shop.fails"],
@@ -201,7 +201,7 @@ def test_tasks_in_the_process_of_the_test(run, redis_url, monkeypatch):
         ["E *: no run of task 'shop.other' belongs to the span 'checkout' within 0.01 s"],
     ):
         result.stdout.fnmatch_lines(lines)
-    assert "testing/spans.py" not in told(result)  # a traceback ends in the user's test
+    assert "testing/spans.py" not in output(result)  # a traceback ends in the user's test
 
 
 OWN_SETUP = '''
@@ -293,7 +293,7 @@ def test_given_back():
 
 def test_an_app_that_has_set_up_telemetry_itself(run):
     result = run(test_app=OWN_SETUP)
-    assert result.parseoutcomes() == {"passed": 6}, told(result)
+    assert result.parseoutcomes() == {"passed": 6}, output(result)
 
 
 SHOP = """
@@ -388,7 +388,7 @@ def test_tasks_in_a_worker(run, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     result = run("-n1", shop=SHOP, conftest=WORKER, test_shop=COLLECTED)
-    assert result.parseoutcomes() == {"passed": 2, "failed": 2}, told(result)
+    assert result.parseoutcomes() == {"passed": 2, "failed": 2}, output(result)
     result.stdout.fnmatch_lines(
         [
             "E *TimeoutError: 0 of 1 runs of task 'shop.ship' ended within 0.01 s; no other *",
@@ -400,7 +400,7 @@ def test_tasks_in_a_worker(run, monkeypatch):
             "   └─ execute shop.ship",
         ]
     )
-    assert "- queue_spans -" not in told(result)
+    assert "- queue_spans -" not in output(result)
 
 
 def test_a_worker_gets_no_key_of_another_endpoint(monkeypatch):
@@ -426,13 +426,13 @@ def test_without_the_extra(run):
                 pass
         """,
     )
-    assert result.parseoutcomes() == {"passed": 1, "errors": 2}, told(result)
+    assert result.parseoutcomes() == {"passed": 1, "errors": 2}, output(result)
     lines = [line for line in result.outlines if " needs " in line and "ERROR" not in line]
     assert [re.sub("needs .*:", "needs:", line) for line in lines] == [
         f"{name} needs: pip install 'otel-queue-bridge[testing]'"
         for name in ("queue_spans", "queue_collector")
     ]
-    assert "Traceback" not in told(result)
+    assert "Traceback" not in output(result)
 
 
 def test_it_can_be_left_out(run):
@@ -452,7 +452,7 @@ def test_pytest_has_nothing_to_warn_of_when_we_are_imported_first(pytester):
     """)
     code = "import otel_queue_bridge.testing, pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
     result = pytester.run(sys.executable, "-c", code, *ARGUMENTS, timeout=4 * LIMIT)
-    assert result.parseoutcomes() == {"passed": 1}, told(result)
+    assert result.parseoutcomes() == {"passed": 1}, output(result)
 
 
 def test_loading_it_imports_only_pytest_and_the_standard_library():

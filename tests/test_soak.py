@@ -30,12 +30,12 @@ def test_telemetry_is_what_happened_under_the_faults_of_a_seed() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in run.stdout.splitlines()]
-    told = {row[0]: row[1:] for row in rows if len(row) == 13}
-    assert {queue: row[:2] for queue, row in told.items()} == {
+    exported = {row[0]: row[1:] for row in rows if len(row) == 13}
+    assert {queue: row[:2] for queue, row in exported.items()} == {
         "dramatiq": ["collector-fails", "grpc"],
         "rq": ["switched", "http/protobuf"],
     }
-    for _, _, tasks, attempts, spans, lost, *_ in told.values():
+    for _, _, tasks, attempts, spans, lost, *_ in exported.values():
         assert int(attempts) > int(tasks) >= 30
         assert int(spans) + int(lost) >= int(attempts)
 
@@ -59,7 +59,7 @@ def test_an_unknown_choice_is_one_error(arguments: tuple[str, str], error: str, 
 ALL = Allowance(phases=("a", "b"))
 
 
-class Told:
+class Exported:
     """What was exported of four tasks: one succeeds, one fails, one is retried, one is killed."""
 
     def __init__(self, folder: Path) -> None:
@@ -142,82 +142,93 @@ def point(metric: str, name: str, status: str) -> Point:
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
     monkeypatch.setenv(SERVICE, "worker")
-    return Told(tmp_path)
+    return Exported(tmp_path)
 
 
-def test_what_agrees_has_no_difference(told: Told) -> None:
-    found = compare(told.truth, told, "rq", ALL)
+def test_what_agrees_has_no_difference(exported: Exported) -> None:
+    found = compare(exported.truth, exported, "rq", ALL)
     assert found.lines() == []
     assert (found.tasks, found.attempts, found.spans) == (4, 5, 5)
 
 
-PLANTED: dict[str, tuple[str, Callable[[Told], None]]] = {
-    "a lost span": ("missing", lambda told: told.lose(0)),
-    "the lost span of a retry": ("missing", lambda told: told.lose(2)),
-    "the lost span of a killed child": ("missing", lambda told: told.lose(4)),
-    "a repeated span": ("doubled", lambda told: told.repeat(1)),
+PLANTED: dict[str, tuple[str, Callable[[Exported], None]]] = {
+    "a lost span": ("missing", lambda exported: exported.lose(0)),
+    "the lost span of a retry": ("missing", lambda exported: exported.lose(2)),
+    "the lost span of a killed child": ("missing", lambda exported: exported.lose(4)),
+    "a repeated span": ("doubled", lambda exported: exported.repeat(1)),
     "a stray span": (
         "doubled",
-        lambda told: [
-            told.repeat(0),
-            told.change(-1, attributes={"messaging.message.id": "unknown"}),
+        lambda exported: [
+            exported.repeat(0),
+            exported.change(-1, attributes={"messaging.message.id": "unknown"}),
         ],
     ),
     "a failure that is a success": (
         "wrong",
-        lambda told: told.change(1, attributes={"task.status": "success"}),
+        lambda exported: exported.change(1, attributes={"task.status": "success"}),
     ),
-    "a failure that is not red": ("wrong", lambda told: told.change(1, status="UNSET")),
-    "a success that is red": ("wrong", lambda told: told.change(0, status="ERROR")),
-    "another error": ("wrong", lambda told: told.change(1, attributes={"error.type": "OSError"})),
+    "a failure that is not red": ("wrong", lambda exported: exported.change(1, status="UNSET")),
+    "a success that is red": ("wrong", lambda exported: exported.change(0, status="ERROR")),
+    "another error": (
+        "wrong",
+        lambda exported: exported.change(1, attributes={"error.type": "OSError"}),
+    ),
     "a killed child without an error": (
         "wrong",
-        lambda told: told.change(4, attributes={"error.type": ""}),
+        lambda exported: exported.change(4, attributes={"error.type": ""}),
     ),
     "attempts that are exchanged": (
         "wrong",
-        lambda told: [told.change(at, attributes={"task.attempt": 3 - at}) for at in (2, 3)],
-    ),
-    "too few submitted": ("counters", lambda told: told.count("submitted", "ok", -1)),
-    "too many dispatched": ("counters", lambda told: told.count("dispatched", "again")),
-    "a retry that is not counted": ("counters", lambda told: told.count("retried", "again", -1)),
-    "completed with another status": (
-        "counters",
-        lambda told: [
-            told.count("completed success", "ok", -1),
-            told.count("completed failure", "ok"),
+        lambda exported: [
+            exported.change(at, attributes={"task.attempt": 3 - at}) for at in (2, 3)
         ],
     ),
-    "a count of what never was": ("counters", lambda told: told.count("submitted", "ghost")),
+    "too few submitted": ("counters", lambda exported: exported.count("submitted", "ok", -1)),
+    "too many dispatched": ("counters", lambda exported: exported.count("dispatched", "again")),
+    "a retry that is not counted": (
+        "counters",
+        lambda exported: exported.count("retried", "again", -1),
+    ),
+    "completed with another status": (
+        "counters",
+        lambda exported: [
+            exported.count("completed success", "ok", -1),
+            exported.count("completed failure", "ok"),
+        ],
+    ),
+    "a count of what never was": (
+        "counters",
+        lambda exported: exported.count("submitted", "ghost"),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_difference_is_found(told: Told, name: str) -> None:
+def test_a_planted_difference_is_found(exported: Exported, name: str) -> None:
     kind, plant = PLANTED[name]
-    plant(told)
-    found = compare(told.truth, told, "rq", ALL)
+    plant(exported)
+    found = compare(exported.truth, exported, "rq", ALL)
     assert {line.partition(":")[0] for line in found.lines()} == {kind}
 
 
-def test_a_fault_excuses_its_own_load_and_no_other(told: Told) -> None:
+def test_a_fault_excuses_its_own_load_and_no_other(exported: Exported) -> None:
     excusing = replace(ALL, span=lambda attempt: attempt.key.startswith("b"))
-    told.lose(3)
-    found = compare(told.truth, told, "rq", excusing)
+    exported.lose(3)
+    found = compare(exported.truth, exported, "rq", excusing)
     assert (found.lines(), found.excused) == ([], 1)
-    told.lose(0)
-    found = compare(told.truth, told, "rq", excusing)
+    exported.lose(0)
+    found = compare(exported.truth, exported, "rq", excusing)
     assert [line.partition(":")[0] for line in found.lines()] == ["missing"]
 
 
-def test_what_a_kill_may_take_along_has_a_bound(told: Told) -> None:
+def test_what_a_kill_may_take_along_has_a_bound(exported: Exported) -> None:
     killed = replace(ALL, count=lambda attempt: attempt.key.startswith("b"), slack=1)
-    told.count("completed success", "again", -1)
-    told.count("dispatched", "ok")
-    assert compare(told.truth, told, "rq", killed).lines() == []
-    told.count("dispatched", "ok")
-    assert [line.partition(":")[0] for line in compare(told.truth, told, "rq", killed).lines()] == [
-        "counters"
-    ]
+    exported.count("completed success", "again", -1)
+    exported.count("dispatched", "ok")
+    assert compare(exported.truth, exported, "rq", killed).lines() == []
+    exported.count("dispatched", "ok")
+    assert [
+        line.partition(":")[0] for line in compare(exported.truth, exported, "rq", killed).lines()
+    ] == ["counters"]

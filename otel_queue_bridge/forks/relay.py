@@ -119,7 +119,7 @@ class Line:
         )
 
     def count(self, *arguments: Any) -> bool:
-        """Report what is to be counted; False if nobody reads it. What has no room is lost."""
+        """Report a count; False if nobody reads the pipe. A full pipe loses it."""
         if not self.send("count", *arguments):
             if not self._end.is_read or not self._end.is_ours():
                 return False

@@ -75,10 +75,10 @@ class QueueSpans:
         """Wait for `count` runs of a task, and return the `execute` spans of all that have ended.
 
         `task` is the task's name, or a glob such as `shop.*`. A retried task has one run for each
-        attempt; with `status`, only runs that came to that count.
+        attempt; with `status`, only runs that ended with it count.
 
         Raises:
-            TimeoutError: they are fewer; the text shows what is there.
+            TimeoutError: too few runs have ended; the message shows all spans.
             ValueError: there is no such status.
 
         """
@@ -93,7 +93,7 @@ class QueueSpans:
         if not self._within(seconds, lambda: len(runs()) >= count):
             which = f"task {task!r}" + (f" with status {status!r}" if status else "")
             ended = f"{len(runs())} of {count} runs of {which} ended"
-            raise TimeoutError(self._told(ended, seconds))
+            raise TimeoutError(self._explained(ended, seconds))
         return runs()
 
     def assert_traced(self, *, parent: str, task: str, timeout: float | None = None) -> None:
@@ -103,7 +103,7 @@ class QueueSpans:
         the option `relation` says, but for `none`. `task` is a name or a glob, as in `wait`.
 
         Raises:
-            AssertionError: there is no such way; the text shows what is there.
+            AssertionError: no run does; the message shows all spans.
 
         """
         __tracebackhide__ = True
@@ -121,7 +121,7 @@ class QueueSpans:
                 reason = f"no span {parent!r} ended"
             else:
                 reason = f"no run of task {task!r} belongs to the span {parent!r}"
-            raise AssertionError(self._told(reason, seconds))
+            raise AssertionError(self._explained(reason, seconds))
 
     def tree(self) -> str:
         """Return the spans as a text that is the same for each run of the same test.
@@ -138,7 +138,7 @@ class QueueSpans:
             return False
         return True
 
-    def _told(self, reason: str, seconds: float) -> str:
+    def _explained(self, reason: str, seconds: float) -> str:
         waited = f" within {seconds:g} s" if seconds else ""
         return f"{reason}{waited}{self._hint()}\n\n{self.tree()}"
 
